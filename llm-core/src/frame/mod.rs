@@ -1,0 +1,1 @@
+//! Framing over any byte stream.

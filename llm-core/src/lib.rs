@@ -1,0 +1,27 @@
+//! The core of LLM (Lightweight Live Migration for Xen).
+//!
+//! Everything here is pure: bytes and time come in as arguments, bytes and
+//! actions go out. There is no allocation, no I/O and no clock, so the same
+//! code runs in the Dom0 driver, in a stub domain and under the simulator.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`page`] | diff codec for 4 KiB pages, and batches of encoded pages |
+//! | [`frame`] | framing over any byte stream |
+//! | [`log`] | records of the input log |
+//! | [`replication`] | primary and backup state machines |
+#![no_std]
+#![forbid(unsafe_code)]
+#![warn(missing_docs, clippy::std_instead_of_core, clippy::alloc_instead_of_core)]
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+#![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss))]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod checksum;
+pub mod frame;
+pub mod log;
+pub mod page;
+pub mod replication;
+pub mod time;

@@ -1,0 +1,1 @@
+//! Primary and backup as machines without I/O.

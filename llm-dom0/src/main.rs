@@ -1,0 +1,2 @@
+//! The `llm` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The packet path between bridge and guest.

@@ -1,0 +1,1 @@
+//! The lab: two real Xen hosts in QEMU, their guest and their clients.
