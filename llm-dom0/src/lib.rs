@@ -1,7 +1,11 @@
 //! The Dom0 side of LLM: the driver behind the `llm` command.
 //!
-//! A dependency points downwards only: `cli` -> `session` -> `checkpoint`, `net`
-//! -> `link`, `xen` -> `llm-core`.
+//! A dependency points downwards only: `cli` -> `session` -> [`checkpoint`],
+//! [`net`], [`control`] -> `link`, [`xen`] -> `llm-core`.
+
 pub mod checkpoint;
+pub mod clock;
+pub mod control;
 pub mod net;
+pub mod units;
 pub mod xen;

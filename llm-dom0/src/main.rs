@@ -1,2 +1,1 @@
-//! The `llm` command.
 fn main() {}

@@ -1,0 +1,145 @@
+//! What `llm status` tells; the JSON keys are an interface.
+
+use serde::{Deserialize, Serialize};
+
+/// The state of one running command.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(tag = "role", rename_all = "kebab-case")]
+pub enum Status {
+    /// `llm protect`.
+    Primary(PrimaryStatus),
+    /// `llm backup`.
+    Backup(BackupStatus),
+}
+
+/// The state of a protected domain, as its primary sees it.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct PrimaryStatus {
+    /// Name of the domain.
+    pub domain: String,
+    /// Its number on this host.
+    pub domid: u32,
+    /// Process of `llm protect`.
+    pub pid: u32,
+    /// Mode of output commit.
+    pub mode: String,
+    /// Address of the backup.
+    pub backup: String,
+    /// `connecting`, `first-copy`, `protected`, `backup-lost`, `unprotected`, `releasing`, `released`, `taken-over`.
+    pub state: String,
+    /// In words: what it waits for, or what went wrong last.
+    pub note: String,
+    /// Connections that are up.
+    pub control_up: bool,
+    /// Connections that are up.
+    pub bulk_up: bool,
+    /// Epochs committed by the backup, all sessions of this process.
+    pub epochs_committed: u64,
+    /// Time since the last commit, in milliseconds; none before the first.
+    pub last_commit_ms: Option<u64>,
+    /// Wanted time between two checkpoints, in milliseconds.
+    pub interval_ms: u64,
+    /// Real time between the last two, in milliseconds.
+    pub real_interval_ms: u64,
+    /// Epochs that began later than wanted.
+    pub stretched: u64,
+    /// Checkpoints made early because output was waiting.
+    pub early: u64,
+    /// From the checkpoint's end to its commit, in milliseconds, of the last epoch.
+    pub commit_ms: f64,
+    /// Pages seen in the stream.
+    pub pages_sent: u64,
+    /// Bytes of the checkpoint stream.
+    pub bytes_raw: u64,
+    /// Bytes sent for them, headers included.
+    pub bytes_sent: u64,
+    /// Bytes kept until their epoch is committed.
+    pub buffered: u64,
+    /// Times that the checkpoint pipe had to wait for room in the buffer.
+    pub buffer_waits: u64,
+    /// Memory of the copy of committed pages, in bytes.
+    pub shadow_bytes: u64,
+    /// How long the guest was suspended.
+    pub pause: PauseStatus,
+    /// Output that waits, all interfaces together.
+    pub egress: EgressStatus,
+    /// Times that the backup was lost.
+    pub backup_losses: u64,
+}
+
+/// Times that the guest was suspended for a checkpoint, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub struct PauseStatus {
+    /// Suspensions measured.
+    pub count: u64,
+    /// The last one.
+    pub last_ms: f64,
+    /// Half are shorter.
+    pub p50_ms: f64,
+    /// One in a hundred is longer.
+    pub p99_ms: f64,
+    /// The longest.
+    pub max_ms: f64,
+}
+
+/// The hold queue of the guest's output.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub struct EgressStatus {
+    /// Packets that wait.
+    pub held_packets: u64,
+    /// Their bytes.
+    pub held_bytes: u64,
+    /// Packets released so far.
+    pub released_packets: u64,
+    /// Packets dropped because the queue was at its hard limit.
+    pub dropped_packets: u64,
+}
+
+/// The state of `llm backup`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct BackupStatus {
+    /// Address it listens on.
+    pub listen: String,
+    /// Process of `llm backup`.
+    pub pid: u32,
+    /// One for each domain that is, or was last, protected here.
+    pub sessions: Vec<SessionStatus>,
+}
+
+/// One protected domain, as its backup sees it.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct SessionStatus {
+    /// Name of the domain.
+    pub domain: String,
+    /// Address of the primary.
+    pub primary: String,
+    /// `first-copy`, `protected`, `taking-over`, `running-here`, `discarded`, `failed`.
+    pub state: String,
+    /// In words: why it is in that state.
+    pub note: String,
+    /// Epochs committed.
+    pub epochs_committed: u64,
+    /// Time since the primary was last heard, in milliseconds.
+    pub silence_ms: u64,
+    /// Bytes of committed epochs that `xl` has not read yet.
+    pub backlog_bytes: u64,
+    /// Memory of the copy of committed pages, in bytes.
+    pub shadow_bytes: u64,
+    /// Times of the take-over in milliseconds, once there was one.
+    pub takeover: Option<TakeoverStatus>,
+}
+
+/// How long each part of a take-over took, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub struct TakeoverStatus {
+    /// Wall-clock time of the decision, in milliseconds since 1970.
+    pub at_unix_ms: u64,
+    /// Silence before the decision.
+    pub detect_ms: f64,
+    /// From the decision until `xl` had all committed epochs and the end of its pipe.
+    pub handover_ms: f64,
+    /// From the decision until the domain ran.
+    pub running_ms: f64,
+    /// From the decision until it was announced to the network.
+    pub announced_ms: f64,
+}
