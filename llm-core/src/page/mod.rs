@@ -1,1 +1,109 @@
 //! Diff codec for 4 KiB pages: scan, encode, decode, and batches of encoded pages.
+//!
+//! A *page record* carries one page, against the copy that the receiver holds
+//! already or against nothing. It is a kind byte and what that [`Kind`] needs;
+//! the bytes are specified in `docs/wire-format.md`.
+//!
+//! ```
+//! use llm_core::page::{self, Kind, MAX_RECORD, PAGE};
+//!
+//! let old = [7; PAGE];
+//! let mut new = old;
+//! new[100] = 8;
+//! let mut record = [0; MAX_RECORD];
+//! let encoded = page::encode(Some(&old), &new, &mut record);
+//! assert_eq!(encoded.kind, Kind::Diff);
+//!
+//! let mut copy = old;
+//! assert_eq!(page::decode(&record, &mut copy, true), Ok(encoded.len));
+//! assert_eq!(copy, new);
+//! ```
+
+pub mod batch;
+mod decode;
+mod encode;
+mod error;
+mod scan;
+mod table;
+mod varint;
+
+#[cfg(test)]
+pub(crate) mod vectors;
+
+#[cfg(test)]
+mod tests;
+
+pub use decode::{decode, record_len};
+pub use encode::encode;
+pub use error::{PageError, PageReason};
+
+/// Bytes in a page.
+pub const PAGE: usize = 4096;
+
+/// The content of one page.
+pub type Page = [u8; PAGE];
+
+/// Bytes of the longest record: a kind byte and the page itself.
+pub const MAX_RECORD: usize = 1 + PAGE;
+
+/// Bytes of a line, the unit in which a diff first looks for changes.
+const LINE: usize = 64;
+/// Lines in a page.
+const LINES: usize = PAGE / LINE;
+/// Words of eight bytes in a page.
+const WORDS: usize = PAGE / 8;
+
+/// How a record carries its page. The number is the record's first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The page equals the old copy.
+    Unchanged = 0,
+    /// All 4096 bytes are zero.
+    Zero = 1,
+    /// Changes to the old copy.
+    Diff = 2,
+    /// The 4096 bytes as they are.
+    Raw = 3,
+    /// Changes to a page of zeros: needs no old copy.
+    Sparse = 4,
+}
+
+impl Kind {
+    /// Number of kinds; `kind as usize` is below it.
+    pub const COUNT: usize = 5;
+
+    /// The kind that a record starting with `byte` has; `None` if there is no such kind.
+    #[must_use]
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            0 => Self::Unchanged,
+            1 => Self::Zero,
+            2 => Self::Diff,
+            3 => Self::Raw,
+            4 => Self::Sparse,
+            _ => return None,
+        })
+    }
+
+    /// Whether the record means nothing without the old copy of its page.
+    #[must_use]
+    pub const fn needs_old(self) -> bool {
+        matches!(self, Self::Unchanged | Self::Diff)
+    }
+}
+
+/// What [`encode`] wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[must_use]
+pub struct Encoded {
+    /// How the page is carried.
+    pub kind: Kind,
+    /// Bytes of the record, from the start of the buffer: 1 to [`MAX_RECORD`].
+    pub len: usize,
+}
+
+static ZEROS: Page = [0; PAGE];
