@@ -1,1 +1,2 @@
 //! The lab: two real Xen hosts in QEMU, their guest and their clients.
+pub mod stubdom;

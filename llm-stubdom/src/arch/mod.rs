@@ -1,0 +1,3 @@
+//! What only the hypervisor can do for us.
+
+pub mod hypercall;
