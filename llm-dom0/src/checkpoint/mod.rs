@@ -1,1 +1,19 @@
-//! Checkpoint engines.
+//! The checkpoint engine that sits in the pipe of the stock toolstack.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`stream`] | parser of what the toolstack writes |
+//! | [`shadow`] | the last known copy of each page, alike on both sides |
+//! | [`encode`] | primary: the stream into batches of page diffs |
+//! | [`rebuild`] | backup: the batches into the same stream |
+//! | [`chunks`] | a queue of bytes that frees what has been written |
+//! | [`tap`] | the pipe, and how many bytes the toolstack has written |
+pub mod chunks;
+pub mod encode;
+pub mod rebuild;
+pub mod shadow;
+pub mod stream;
+pub mod tap;
+
+#[cfg(test)]
+mod tests;
