@@ -1,2 +1,4 @@
 //! The lab: two real Xen hosts in QEMU, their guest and their clients.
+pub mod clients;
+pub mod lab;
 pub mod stubdom;

@@ -1,2 +1,238 @@
-//! `cargo lab`.
-fn main() {}
+//! `cargo lab`: two real Xen hosts on this machine, for trying things out and for the tests.
+
+use clap::{Parser, Subcommand};
+use llm_tests::lab::{self, Lab, Link, Llm, Options, Progress, State};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Two real Xen hosts in QEMU (software emulation), with their network and a guest. Needs root and Debian 12.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab", version)]
+struct Args {
+    /// Name of the lab and of its network namespace.
+    #[arg(long, global = true, default_value = lab::DEFAULT_NAME)]
+    name: String,
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Boot both hosts and leave them running.
+    Up {
+        /// Put no `llm` binary into the hosts.
+        #[arg(long, conflicts_with = "llm")]
+        no_llm: bool,
+        /// Put this `llm` binary into the hosts instead of building it.
+        #[arg(long, value_name = "FILE")]
+        llm: Option<PathBuf>,
+        /// Memory of each host in MiB.
+        #[arg(long, default_value_t = 2048)]
+        memory: u32,
+        /// Memory of each host's Dom0 in MiB.
+        #[arg(long, default_value_t = 1024)]
+        dom0_memory: u32,
+    },
+    /// Stop the hosts and remove the network.
+    Down,
+    /// Show what runs.
+    Status,
+    /// Run a shell command in a host's Dom0; ends with its exit code.
+    Run {
+        /// 1 or 2.
+        host: HostNumber,
+        /// The command; several words are joined by blanks.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Copy a file into a host.
+    Put {
+        /// 1 or 2.
+        host: HostNumber,
+        /// File of this machine.
+        from: PathBuf,
+        /// Path in the host.
+        to: String,
+    },
+    /// Copy a file out of a host.
+    Get {
+        /// 1 or 2.
+        host: HostNumber,
+        /// Path in the host.
+        from: String,
+        /// File of this machine.
+        to: PathBuf,
+    },
+    /// Connect to a host's console (a shell of its Dom0); Ctrl-C leaves.
+    Console {
+        /// 1 or 2.
+        host: HostNumber,
+    },
+    /// Create the guest on a host and wait until it answers.
+    Guest {
+        /// 1 or 2.
+        host: HostNumber,
+    },
+    /// Kill a host, as a power cut does.
+    Kill {
+        /// 1 or 2.
+        host: HostNumber,
+    },
+    /// Start a host anew.
+    Restart {
+        /// 1 or 2.
+        host: HostNumber,
+    },
+    /// Stop a host's clock.
+    Freeze {
+        /// 1 or 2.
+        host: HostNumber,
+    },
+    /// Let a frozen host go on.
+    Thaw {
+        /// 1 or 2.
+        host: HostNumber,
+    },
+    /// Take a host off a link.
+    Cut {
+        /// 1 or 2.
+        host: HostNumber,
+        /// svc, rep or mgmt.
+        link: Link,
+    },
+    /// Put a host back on a link.
+    Heal {
+        /// 1 or 2.
+        host: HostNumber,
+        /// svc, rep or mgmt.
+        link: Link,
+    },
+    /// Capture the service network into a pcap file until Ctrl-C.
+    Capture {
+        /// File to write.
+        to: PathBuf,
+    },
+}
+
+/// A host as the user names it.
+#[derive(Debug, Clone, Copy)]
+struct HostNumber(usize);
+
+impl std::str::FromStr for HostNumber {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "1" | "host1" => Ok(Self(0)),
+            "2" | "host2" => Ok(Self(1)),
+            other => Err(format!("There is no host `{other}`: say 1 or 2")),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match act(&Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(args: &Args) -> lab::Result<ExitCode> {
+    let attach = || Lab::attach(&args.name);
+    match &args.command {
+        Action::Up { no_llm, llm, memory, dom0_memory } => {
+            lab::clean_on_exit(&args.name)?;
+            let llm = match llm {
+                Some(file) => Llm::File(file.clone()),
+                None if *no_llm => Llm::Without,
+                None => Llm::Build,
+            };
+            let options = Options {
+                name: args.name.clone(),
+                llm,
+                memory_mib: *memory,
+                dom0_mib: *dom0_memory,
+                progress: Progress::new(),
+            };
+            Lab::up(&options)?.keep();
+            println!(
+                "Both hosts are ready. `cargo lab run 1 -- xl list`, `cargo lab guest 1`, `cargo lab down`"
+            );
+        }
+        Action::Down => lab::take_down(&lab::Paths::new(&args.name))?,
+        Action::Status => status(&args.name)?,
+        Action::Run { host, command } => {
+            let running = attach()?.host(host.0).spawn(&command.join(" "))?;
+            let code = running.copy_to(&mut io::stdout(), &mut io::stderr())?;
+            return Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)));
+        }
+        Action::Put { host, from, to } => attach()?.host(host.0).put(from, to)?,
+        Action::Get { host, from, to } => drop(attach()?.host(host.0).get(from, to)?),
+        Action::Console { host } => console(&args.name, host.0 + 1)?,
+        Action::Guest { host } => attach()?.guest_create(host.0)?,
+        Action::Kill { host } => attach()?.host(host.0).kill()?,
+        Action::Restart { host } => attach()?.host(host.0).restart()?,
+        Action::Freeze { host } => attach()?.host(host.0).freeze()?,
+        Action::Thaw { host } => attach()?.host(host.0).thaw()?,
+        Action::Cut { host, link } => attach()?.connect(host.0, *link, false)?,
+        Action::Heal { host, link } => attach()?.connect(host.0, *link, true)?,
+        Action::Capture { to } => capture(&args.name, to)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(name: &str) -> lab::Result<()> {
+    let paths = lab::Paths::new(name);
+    let Some(state) = State::load(&paths)? else {
+        println!("{name}: down");
+        return Ok(());
+    };
+    for (index, process) in state.hosts.iter().enumerate() {
+        let number = index + 1;
+        match process.filter(|p| p.alive()) {
+            Some(process) => {
+                let addresses = Link::ALL.map(|l| l.host_address(number).to_string()).join(" ");
+                println!("host{number}: running, process {}, {addresses}", process.pid);
+            }
+            None => println!("host{number}: down"),
+        }
+        println!("  console log: {}", paths.console_log(number).display());
+    }
+    println!("clients: ip netns exec {name} ...; the guest is at {}", lab::guest::ADDRESS);
+    Ok(())
+}
+
+fn console(name: &str, number: usize) -> lab::Result<()> {
+    use lab::Context as _;
+    let path = lab::Paths::new(name).socket(number, "console");
+    let what = || format!("connect to {}", path.display());
+    let mut socket = UnixStream::connect(&path).context(what)?;
+    let mut keys = socket.try_clone().context(what)?;
+    eprintln!("Console of host{number}; Ctrl-C leaves");
+    std::thread::spawn(move || {
+        let mut buffer = [0; 256];
+        while let Ok(count @ 1..) = io::stdin().read(&mut buffer) {
+            if keys.write_all(&buffer[..count]).is_err() {
+                break;
+            }
+        }
+    });
+    io::copy(&mut socket, &mut io::stdout()).context(|| "read the console".to_owned()).map(drop)
+}
+
+fn capture(name: &str, to: &std::path::Path) -> lab::Result<()> {
+    use lab::Context as _;
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
+        .context(|| "set a signal handler".to_owned())?;
+    let running = Lab::attach(name)?.capture(to)?;
+    eprintln!("Capturing into {}; Ctrl-C ends", to.display());
+    signals.forever().next();
+    drop(running);
+    Ok(())
+}
