@@ -47,7 +47,7 @@ fn split(record: &[u8]) -> Result<(Kind, &[u8], usize), PageError> {
     let Some((&byte, rest)) = record.split_first() else {
         return Err(PageError::new(0, PageReason::Truncated { need: 1, have: 0 }));
     };
-    let kind = Kind::from_byte(byte).ok_or(PageError::new(0, PageReason::UnknownKind(byte)))?;
+    let kind = Kind::from_byte(byte).ok_or_else(|| PageError::new(0, PageReason::UnknownKind(byte)))?;
     let (body_len, head) = match kind {
         Kind::Unchanged | Kind::Zero => (0, 1),
         Kind::Raw => (PAGE, 1),
@@ -71,7 +71,7 @@ fn split(record: &[u8]) -> Result<(Kind, &[u8], usize), PageError> {
     let body = record
         .get(head..)
         .and_then(|rest| rest.get(..body_len))
-        .ok_or(PageError::new(head, PageReason::Truncated { need: body_len, have }))?;
+        .ok_or_else(|| PageError::new(head, PageReason::Truncated { need: body_len, have }))?;
     Ok((kind, body, head + body_len))
 }
 

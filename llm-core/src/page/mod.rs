@@ -98,7 +98,6 @@ impl Kind {
 /// What [`encode`] wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
-#[must_use]
 pub struct Encoded {
     /// How the page is carried.
     pub kind: Kind,

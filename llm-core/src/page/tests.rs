@@ -58,12 +58,17 @@ fn kinds() {
 #[test]
 fn documented_records() {
     let old: Page = core::array::from_fn(|i| (i % 251) as u8 + 1);
+    let literal: [u8; 64] = core::array::from_fn(|i| 0x80 + i as u8);
     let vectors: [(&str, Option<&Page>, Page); 7] = [
         ("page-unchanged", Some(&old), old),
         ("page-zero", Some(&old), ZEROS),
         ("page-one-byte", Some(&old), with(&old, &[(100, &[0xff])])),
         ("page-words", Some(&old), with(&old, &documented_words())),
-        ("page-lines", Some(&old), with(&old, &[(512, &[0; 64]), (4032, &[0xee; 63]), (4095, &[0xdd])])),
+        (
+            "page-lines",
+            Some(&old),
+            with(&old, &[(512, &[0; 64]), (3968, &literal), (4032, &[0xee; 63]), (4095, &[0xdd])]),
+        ),
         ("page-sparse", None, with(&ZEROS, &[(0, b"\x7fELF"), (4088, &[1, 2, 3, 4, 5, 6, 7, 8])])),
         (
             "page-raw",
