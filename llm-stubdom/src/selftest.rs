@@ -1,9 +1,21 @@
-//! Proof at boot that llm-core works in this domain: a page is encoded against an
-//! old copy, decoded onto another, and both ends must agree on its digest.
+//! Proof at boot that llm-core works in this domain: a page is encoded against an old
+//! copy, sent through a frame, and decoded onto another copy; both ends must agree on
+//! its digest.
 
 use core::fmt;
+use heapless::Vec;
 use llm_core::checksum::digest;
+use llm_core::frame::{self, FrameError, HEADER, Parser};
 use llm_core::page::{self, Kind, MAX_RECORD, PAGE, Page, PageError};
+
+/// Bytes of a frame that holds the longest record.
+const MAX_FRAME: usize = HEADER + MAX_RECORD;
+
+/// Bytes that reach the parser at once: no divisor of a header's length.
+const PIECE: usize = 7;
+
+/// What the frame is numbered.
+const SEQ: u64 = 1;
 
 /// Bytes that the test page differs from its old copy in.
 const CHANGED: [usize; 6] = [0, 1000, 1001, 1002, 2048, PAGE - 1];
@@ -12,16 +24,15 @@ const CHANGED: [usize; 6] = [0, 1000, 1001, 1002, 2048, PAGE - 1];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
     record_bytes: usize,
+    frame_bytes: usize,
     digest: u64,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { record_bytes, digest } = self;
-        write!(
-            f,
-            "page {PAGE} bytes -> diff {record_bytes} bytes -> {PAGE} bytes, digest {digest:016x} equal"
-        )
+        let Self { record_bytes, frame_bytes, digest } = self;
+        write!(f, "page {PAGE} bytes -> diff {record_bytes} bytes -> frame {frame_bytes} bytes")?;
+        write!(f, " -> page {PAGE} bytes, digest {digest:016x} equal")
     }
 }
 
@@ -30,6 +41,10 @@ impl fmt::Display for Report {
 pub enum Failure {
     /// A page with a few changes was not encoded as a diff.
     NotADiff(Kind),
+    /// The parser refused the frame.
+    BadFrame(FrameError),
+    /// The parser did not give back the frame that was written.
+    NoFrame,
     /// The decoder refused the record.
     Refused(PageError),
     /// The decoder took more or less than the record.
@@ -52,6 +67,8 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotADiff(kind) => write!(f, "the page was encoded as {kind:?}, not as a diff"),
+            Self::BadFrame(error) => write!(f, "the frame was refused: {error}"),
+            Self::NoFrame => f.write_str("the parser did not give back the frame"),
             Self::Refused(error) => write!(f, "the record was refused: {error}"),
             Self::Length { record, taken } => write!(f, "{taken} bytes of a record of {record} were decoded"),
             Self::Digest { sent, got } => {
@@ -63,7 +80,7 @@ impl fmt::Display for Failure {
 
 impl core::error::Error for Failure {}
 
-/// Encodes and decodes a page. With `corrupt`, a byte of the decoded page is flipped
+/// Sends a page from one old copy to another. With `corrupt`, a byte of the decoded page is flipped
 /// before the digests are compared, so that the test must fail.
 ///
 /// # Errors
@@ -80,9 +97,13 @@ pub fn run(corrupt: bool) -> Result<Report, Failure> {
         return Err(Failure::NotADiff(encoded.kind));
     }
 
-    let mut copy = old;
     let (record, _) = record.split_at(encoded.len);
-    let taken = page::decode(record, &mut copy, true).map_err(Failure::Refused)?;
+    let header = frame::encode_header(frame::Kind::BATCH, 0, SEQ, record);
+    let stream: Vec<u8, MAX_FRAME> = header.iter().chain(record).copied().collect();
+
+    let mut parser = Parser::new([0; MAX_FRAME], MAX_RECORD).map_err(|_| Failure::NoFrame)?;
+    let mut copy = old;
+    let taken = decode_stream(&mut parser, &stream, &mut copy)?;
     if taken != encoded.len {
         return Err(Failure::Length { record: encoded.len, taken });
     }
@@ -93,7 +114,26 @@ pub fn run(corrupt: bool) -> Result<Report, Failure> {
     if sent != got {
         return Err(Failure::Digest { sent, got });
     }
-    Ok(Report { record_bytes: encoded.len, digest: sent })
+    Ok(Report { record_bytes: encoded.len, frame_bytes: stream.len(), digest: sent })
+}
+
+/// Feeds `stream` to the parser piece by piece and decodes the one frame in it onto
+/// `copy`. Returns the bytes of the record.
+fn decode_stream(
+    parser: &mut Parser<[u8; MAX_FRAME]>,
+    stream: &[u8],
+    copy: &mut Page,
+) -> Result<usize, Failure> {
+    for mut piece in stream.chunks(PIECE) {
+        parser.push(&mut piece);
+        if let Some(frame) = parser.next_frame().map_err(Failure::BadFrame)? {
+            if (frame.kind, frame.seq) != (frame::Kind::BATCH, SEQ) {
+                return Err(Failure::NoFrame);
+            }
+            return page::decode(frame.payload, copy, true).map_err(Failure::Refused);
+        }
+    }
+    Err(Failure::NoFrame)
 }
 
 /// A page of noise, the same at every boot.
@@ -116,6 +156,23 @@ mod tests {
         let report = run(false).unwrap();
         assert!((CHANGED.len()..PAGE / 8).contains(&report.record_bytes), "{report}");
         assert!(report.to_string().starts_with("page 4096 bytes -> diff "), "{report}");
+    }
+
+    #[test]
+    fn a_damaged_or_short_stream_is_refused() {
+        let old = pattern();
+        let mut record = [0; MAX_RECORD];
+        let encoded = page::encode(None, &old, &mut record);
+        let record = &record[..encoded.len];
+        let mut stream = frame::encode_header(frame::Kind::BATCH, 0, SEQ, record).to_vec();
+        stream.extend_from_slice(record);
+        let decode = |stream: &[u8]| {
+            decode_stream(&mut Parser::new([0; MAX_FRAME], MAX_RECORD).unwrap(), stream, &mut [0; PAGE])
+        };
+        assert_eq!(decode(&stream), Ok(encoded.len));
+        assert_eq!(decode(&stream[..stream.len() - 1]), Err(Failure::NoFrame));
+        *stream.last_mut().unwrap() ^= 1;
+        assert!(matches!(decode(&stream), Err(Failure::BadFrame(_))));
     }
 
     #[test]

@@ -126,7 +126,7 @@ fn unexplained_unsafe(file: &File) -> Vec<String> {
     let explained = |line: usize, mark: &str| {
         let above = (0..line).rev().take(30).take_while(|i| {
             let ends = code[*i].trim_end();
-            !(ends.ends_with(';') || ends.ends_with('}')) && !text[*i].trim().is_empty()
+            !(ends.ends_with(';') || ends.ends_with('}') || text[*i].trim().is_empty())
         });
         iter::once(line).chain(above).any(|i| text[i].contains(mark))
     };
