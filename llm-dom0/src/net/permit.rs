@@ -1,0 +1,102 @@
+//! Permits for a received domain to come onto the network.
+//!
+//! `xl migrate-receive -r` takes the end of its stream for a failover, whatever ended it, and connects the domain. The hotplug
+//! script `llm-vif` refuses that without a permit, which is a file `allow/NAME` in the run directory with the
+//! process number of the receiving `xl`; so one left behind by a killed driver is worth nothing to the next.
+
+use super::error::NetError;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// The run directory that `llm-vif` looks in, unless `LLM_RUN_DIR` is in the environment of `xl`.
+pub const RUN_DIR: &str = "/run/llm";
+
+/// A permit; dropping it takes it back. It must live until `xl` has ended, since every vif asks for it.
+#[derive(Debug)]
+pub struct Permit {
+    path: PathBuf,
+}
+
+impl Permit {
+    /// Lets domain `name` (without `--incoming`), received by the `xl` with process number `receiver`, connect.
+    ///
+    /// # Errors
+    /// [`NetError::BadDomainName`], or the file cannot be written.
+    pub fn grant(run_dir: &Path, name: &str, receiver: u32) -> Result<Self, NetError> {
+        let path = path_of(run_dir, name)?;
+        let write = || {
+            fs::create_dir_all(run_dir.join("allow"))?;
+            // Renamed into place, so that the script never reads half a number.
+            let temporary = run_dir.join(format!("allow/.{name}.new"));
+            let mut file = fs::File::create(&temporary)?;
+            writeln!(file, "{receiver}")?;
+            drop(file);
+            fs::rename(&temporary, &path)
+        };
+        write().map_err(|e| {
+            let hint = "see that the directory can be written and has room";
+            NetError::system(format!("write the permit {}", path.display()), hint, e)
+        })?;
+        Ok(Self { path })
+    }
+
+    /// Removes a permit that an earlier driver left. To be called before a receiver starts.
+    ///
+    /// # Errors
+    /// [`NetError::BadDomainName`], or the file is there and cannot be removed.
+    pub fn clear(run_dir: &Path, name: &str) -> Result<(), NetError> {
+        let path = path_of(run_dir, name)?;
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(NetError::system(
+                format!("remove the old permit {}", path.display()),
+                "remove it by hand",
+                e,
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot take a permit back");
+        }
+    }
+}
+
+fn path_of(run_dir: &Path, name: &str) -> Result<PathBuf, NetError> {
+    if name.is_empty() || name.starts_with('.') || name.bytes().any(|b| b == b'/' || b.is_ascii_control()) {
+        return Err(NetError::BadDomainName { name: name.to_owned() });
+    }
+    Ok(run_dir.join("allow").join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn granted_taken_back_and_cleared() {
+        let dir = std::env::temp_dir().join(format!("llm-permit-{}", std::process::id()));
+        let file = dir.join("allow/web1");
+        let permit = Permit::grant(&dir, "web1", 4711).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "4711\n");
+        drop(permit);
+        assert!(!file.exists());
+        Permit::clear(&dir, "web1").unwrap();
+        std::mem::forget(Permit::grant(&dir, "web1", 1).unwrap());
+        Permit::clear(&dir, "web1").unwrap();
+        assert!(!file.exists());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_name_cannot_leave_the_directory() {
+        for name in ["", ".", "..", "../x", "a/b", ".hidden", "a\nb"] {
+            let error = Permit::grant(Path::new("/nonexistent"), name, 1).unwrap_err();
+            assert!(matches!(error, NetError::BadDomainName { .. }), "{name:?}");
+        }
+    }
+}
