@@ -105,7 +105,8 @@ proptest! {
     ) {
         let mut buf = vec![0; 400_000];
         let mut w = BatchWriter::new(&mut buf);
-        let mut want: Vec<(Option<(u64, bool)>, Vec<u8>)> = Vec::new();
+        type Step = (Option<(u64, bool)>, Vec<u8>);
+        let mut want: Vec<Step> = Vec::new();
         let mut pfn = 0_u64;
         for (number, kind, keep, data) in steps {
             pfn = match kind { 0 => number, 1 => pfn.wrapping_add(1), _ => pfn.wrapping_add(number % 100) };
