@@ -1,4 +1,5 @@
 //! The lab: two real Xen hosts in QEMU, their guest and their clients.
 pub mod clients;
+pub mod fuzzing;
 pub mod lab;
 pub mod stubdom;
