@@ -1,0 +1,166 @@
+//! The table of runs: the same cells for the terminal and the page.
+
+use super::{
+    Quantiles, Report, Run, Verdict,
+    format::{NONE, bytes, count, millis},
+};
+
+/// One line of the table.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    pub(super) label: &'static str,
+    /// A cell a run.
+    pub(super) cells: Vec<Cell>,
+}
+
+/// One value as text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cell {
+    pub(super) text: String,
+    pub(super) tone: Tone,
+}
+
+/// How a value is to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tone {
+    Plain,
+    Good,
+    Bad,
+}
+
+fn plain(text: Option<String>) -> Cell {
+    Cell { text: text.unwrap_or_else(|| NONE.into()), tone: Tone::Plain }
+}
+
+fn pair(q: Option<Quantiles>) -> Cell {
+    plain(q.map(|q| format!("{} / {}", millis(q.p50), millis(q.p99))))
+}
+
+/// Must be zero.
+fn fault(n: Option<u64>) -> Cell {
+    match n {
+        None => plain(None),
+        Some(0) => Cell { text: "0".into(), tone: Tone::Good },
+        Some(n) => Cell { text: count(n), tone: Tone::Bad },
+    }
+}
+
+/// A time that is missing because it never came is not the same as one not measured.
+fn after_failure(run: &Run, value: Option<f64>) -> Cell {
+    match (value, &run.failure) {
+        (Some(value), _) => plain(Some(millis(value))),
+        (None, Some(failure)) => {
+            Cell { text: format!("never (in {})", millis(failure.watched_ms)), tone: Tone::Bad }
+        }
+        (None, None) => plain(None),
+    }
+}
+
+/// Bytes sent per committed epoch.
+pub(super) fn per_epoch(run: &Run) -> Option<f64> {
+    let epochs = run.epochs_committed.filter(|n| *n > 0)?;
+    Some(run.bytes_sent? as f64 / epochs as f64)
+}
+
+fn saved(run: &Run) -> Option<String> {
+    let (raw, sent) = (run.bytes_raw?, run.bytes_sent.filter(|n| *n > 0)?);
+    Some(format!("{:.1} : 1", raw as f64 / sent as f64))
+}
+
+fn verdict(run: &Run) -> Cell {
+    match run.verdict() {
+        Verdict::Held => Cell { text: "\u{2713} held".into(), tone: Tone::Good },
+        Verdict::Broken(_) => Cell { text: "\u{2717} broken".into(), tone: Tone::Bad },
+        Verdict::Untested => plain(None),
+    }
+}
+
+/// All lines that have a value in some run.
+pub(super) fn lines(runs: &[Run]) -> Vec<Line> {
+    type Show = fn(&Run) -> Cell;
+    let all: [(&'static str, Show); 19] = [
+        ("promise", verdict),
+        ("lost acknowledged writes", |r| fault(r.lost_acked_writes)),
+        ("wrong values", |r| fault(r.wrong_values)),
+        ("connections broken", |r| fault(r.connections_broken)),
+        ("acknowledged writes", |r| plain(r.acked_writes.map(count))),
+        // Without clients nobody can say whether service came back.
+        (
+            "downtime",
+            |r| if r.acked_writes.is_none() { plain(None) } else { after_failure(r, r.downtime_ms) },
+        ),
+        ("detection", |r| after_failure(r, r.detect_ms)),
+        ("latency unprotected p50 / p99", |r| pair(r.latency_unprotected_ms)),
+        ("latency protected p50 / p99", |r| pair(r.latency_ms)),
+        ("pause p50 / p99", |r| pair(r.pause_ms)),
+        ("interval", |r| plain(r.interval_ms.map(|n| format!("{n} ms")))),
+        ("epochs committed", |r| plain(r.epochs_committed.map(count))),
+        ("pages sent", |r| plain(r.pages_sent.map(count))),
+        ("stream, raw", |r| plain(r.bytes_raw.map(|n| bytes(n as f64)))),
+        ("stream, sent", |r| plain(r.bytes_sent.map(|n| bytes(n as f64)))),
+        ("reduction", |r| plain(saved(r))),
+        ("sent per epoch", |r| plain(per_epoch(r).map(bytes))),
+        ("all on the link", |r| plain(r.link_bytes.map(|n| bytes(n as f64)))),
+        ("fault", |r| plain(r.failure.as_ref().map(|f| f.what.clone()))),
+    ];
+    let line = |(label, show): (&'static str, Show)| Line { label, cells: runs.iter().map(show).collect() };
+    let known = |line: &Line| line.cells.iter().any(|cell| cell.text != NONE);
+    all.into_iter().map(line).filter(known).collect()
+}
+
+/// The table for a terminal, with colours if `colour`. More than four runs are shown one a line.
+#[must_use]
+pub fn table(report: &Report, colour: bool) -> String {
+    let lines = lines(&report.runs);
+    let mut grid: Vec<Vec<Cell>> = Vec::new();
+    let head = |text: &str| Cell { text: text.into(), tone: Tone::Plain };
+    if report.runs.len() <= 4 {
+        grid.push(std::iter::once(head("")).chain(report.runs.iter().map(|r| head(&r.name))).collect());
+        for line in &lines {
+            grid.push(std::iter::once(head(line.label)).chain(line.cells.iter().cloned()).collect());
+        }
+    } else {
+        let shown =
+            ["promise", "acknowledged writes", "downtime", "detection", "latency protected p50 / p99"];
+        let lines: Vec<&Line> = lines.iter().filter(|line| shown.contains(&line.label)).collect();
+        grid.push(std::iter::once(head("")).chain(lines.iter().map(|line| head(line.label))).collect());
+        for (i, run) in report.runs.iter().enumerate() {
+            let cells = lines.iter().map(|line| line.cells[i].clone());
+            grid.push(std::iter::once(head(&run.name)).chain(cells).collect());
+        }
+    }
+    draw(&grid, colour)
+}
+
+fn draw(grid: &[Vec<Cell>], colour: bool) -> String {
+    let columns = grid.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| {
+        grid.iter().filter_map(|row| row.get(c)).map(|cell| cell.text.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let rule = "\u{2500}".repeat(widths.iter().sum::<usize>() + 3 * columns.saturating_sub(1));
+    let mut out = String::new();
+    for (r, row) in grid.iter().enumerate() {
+        let mut line = String::new();
+        for (c, cell) in row.iter().enumerate() {
+            let fill = " ".repeat(widths[c] - cell.text.chars().count());
+            let text = match (colour, r, cell.tone) {
+                (true, 0, _) => format!("\x1b[1m{}\x1b[0m", cell.text),
+                (true, _, Tone::Good) => format!("\x1b[32m{}\x1b[0m", cell.text),
+                (true, _, Tone::Bad) => format!("\x1b[1;31m{}\x1b[0m", cell.text),
+                _ => cell.text.clone(),
+            };
+            // Names to the left, values to the right.
+            let (before, after) = if c == 0 { ("", fill.as_str()) } else { (fill.as_str(), "") };
+            let gap = if c == 0 { "" } else { "   " };
+            line.push_str(&format!("{gap}{before}{text}{after}"));
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+        if r == 0 {
+            out.push_str(&rule);
+            out.push('\n');
+        }
+    }
+    out
+}

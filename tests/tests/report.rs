@@ -1,0 +1,260 @@
+//! The report: its JSON keys, its honesty about what is missing, and a page that needs nothing else.
+
+use std::collections::BTreeSet;
+
+use llm_tests::{
+    clients::{Broken, Cause, ClientKind, Marks, Outcome, Sample},
+    report::{Fact, Report, Run, Verdict, table},
+};
+use serde_json::Value;
+
+const MS: u64 = 1_000_000;
+const MARKS: Marks = Marks {
+    started_ns: 5_000 * MS,
+    protecting_ns: Some(7_000 * MS),
+    protected_ns: Some(8_000 * MS),
+    failed_ns: Some(12_000 * MS),
+    ended_ns: 18_000 * MS,
+};
+
+/// Replies each 20 ms on two connections a client, none for 1.5 s after the fault.
+fn outcome(kind: ClientKind) -> Outcome {
+    let times = (5_010..18_000u64).step_by(20).filter(|t| !(12_000..13_500).contains(t));
+    let samples = times.flat_map(|t| {
+        let latency_ms = if (8_000..12_000).contains(&t) { 100 } else { 2 };
+        [0, 1].map(|connection| Sample {
+            t_ns: (t + u64::from(connection)) * MS,
+            latency_ns: latency_ms * MS,
+            ok: true,
+            kind,
+            connection,
+        })
+    });
+    Outcome {
+        kind,
+        connections: 2,
+        samples: samples.collect(),
+        broken: Vec::new(),
+        errors: 0,
+        acked_writes: if kind == ClientKind::Redis { 1_000 } else { 0 },
+        lost_acked_writes: 0,
+        wrong_values: 0,
+        renewed: 0,
+        findings: Vec::new(),
+    }
+}
+
+fn run() -> Run {
+    let outcomes = vec![outcome(ClientKind::Redis), outcome(ClientKind::Http)];
+    let mut run = Run::measured("remus", 200, MARKS, outcomes)
+        .with_failure("primary host killed", &MARKS)
+        .with_pauses(&(1..=100).map(|i| i * MS).collect::<Vec<_>>());
+    run.epochs_committed = Some(20);
+    run.bytes_raw = Some(80 << 20);
+    run.bytes_sent = Some(10 << 20);
+    run.detect_ms = Some(1012.5);
+    run.event(13_100 * MS, "backup takes over");
+    run
+}
+
+fn report(runs: Vec<Run>) -> Report {
+    let fact = Fact { name: "Xen".into(), value: "4.17".into() };
+    Report { title: "Demo".into(), generated: "now".into(), runs, host: vec![fact], notes: Vec::new() }
+}
+
+#[test]
+fn json_has_every_key_of_a_run_and_null_for_what_was_not_measured() {
+    let text = report(vec![run(), Run::new("xl-remus", 200)]).json();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let [remus, stock] = json["runs"].as_array().unwrap().as_slice() else { panic!("{text}") };
+    for key in [
+        "mode",
+        "interval_ms",
+        "epochs_committed",
+        "pages_sent",
+        "bytes_raw",
+        "bytes_sent",
+        "pause_ms",
+        "latency_ms",
+        "latency_unprotected_ms",
+        "detect_ms",
+        "downtime_ms",
+        "acked_writes",
+        "lost_acked_writes",
+        "wrong_values",
+        "connections_broken",
+    ] {
+        assert!(remus.get(key).is_some(), "{key}");
+        assert!(stock.get(key).is_some(), "{key}");
+        assert!(["mode", "interval_ms"].contains(&key) || stock[key].is_null(), "{key} {}", stock[key]);
+    }
+    assert!(remus["pages_sent"].is_null(), "not filled in, and not zero");
+    assert_eq!(remus["pause_ms"], serde_json::json!({"p50": 50.0, "p99": 99.0}));
+    assert_eq!(remus["latency_ms"], serde_json::json!({"p50": 100.0, "p99": 100.0}));
+    assert_eq!(remus["latency_unprotected_ms"]["p50"], 2.0);
+    // From 11 990 or 11 991 to 13 510 or 13 511.
+    assert_eq!(remus["downtime_ms"], 1520.0);
+    assert_eq!(remus["failure"]["watched_ms"], 6000.0);
+    assert_eq!(remus["series"]["clients"][0]["replies"].as_array().unwrap().len(), 130);
+    assert!(text.lines().all(|line| line.len() < 40_000) && text.lines().count() < 400, "readable");
+}
+
+#[test]
+fn json_reads_back_as_it_was() {
+    let mut report = report(vec![run()]);
+    let read: Report = serde_json::from_str(&report.json()).unwrap();
+    // The clock's origin is of no use to a reader and is not written.
+    let series = report.runs[0].series.as_mut().unwrap();
+    assert_eq!(read.runs[0].series.as_ref().unwrap().lanes, series.lanes);
+    assert_eq!(read.json(), report.json());
+}
+
+#[test]
+fn a_run_is_held_only_if_all_was_measured_and_nothing_failed() {
+    assert_eq!(run().verdict(), Verdict::Held);
+    type Spoil = fn(&mut Run);
+    let spoiled: [(&str, Spoil); 6] = [
+        ("1 acknowledged writes lost", |r| r.lost_acked_writes = Some(1)),
+        ("2 wrong values", |r| r.wrong_values = Some(2)),
+        ("1 connections broken", |r| r.connections_broken = Some(1)),
+        ("wrong values: not measured", |r| r.wrong_values = None),
+        ("no write was acknowledged", |r| r.acked_writes = Some(0)),
+        ("service did not come back on every connection", |r| r.downtime_ms = None),
+    ];
+    for (fault, spoil) in spoiled {
+        let mut run = run();
+        spoil(&mut run);
+        assert_eq!(run.verdict(), Verdict::Broken(vec![fault.into()]));
+        let html = report(vec![run]).html();
+        assert!(html.contains("Not held") && html.contains(fault) && !html.contains("Held."), "{fault}");
+    }
+    let mut calm = run();
+    calm.failure = None;
+    assert_eq!(calm.verdict(), Verdict::Untested);
+    assert!(!report(vec![calm]).html().contains("Held."));
+}
+
+#[test]
+fn broken_connections_of_the_clients_reach_the_report() {
+    let mut outcome = outcome(ClientKind::Redis);
+    let cause = Cause::Timeout { waited_ms: 60_000 };
+    let broken = Broken { kind: ClientKind::Redis, connection: 1, t_ns: 13_000 * MS, cause };
+    outcome.samples.retain(|s| s.connection == 0 || s.t_ns < 12_000 * MS);
+    outcome.findings.push(broken.to_string());
+    outcome.broken.push(broken);
+    let run = Run::measured("remus", 200, MARKS, vec![outcome]).with_failure("killed", &MARKS);
+    assert_eq!(run.connections_broken, Some(1));
+    assert_eq!(run.downtime_ms, None);
+    let html = report(vec![run]).html();
+    assert!(html.contains("never again") && html.contains("redis connection 1: no reply for 60000 ms"));
+}
+
+/// Walks the tags: every one closed, in order.
+fn assert_well_formed(html: &str) {
+    let mut open: Vec<&str> = Vec::new();
+    let mut rest = html;
+    while let Some(start) = rest.find('<') {
+        let end = start + rest[start..].find('>').expect("an unclosed tag");
+        let tag = &rest[start + 1..end];
+        rest = &rest[end + 1..];
+        let name = tag.trim_start_matches('/').split([' ', '/']).next().unwrap();
+        match tag {
+            _ if tag.starts_with('!') || ["meta"].contains(&name) || tag.ends_with('/') => {}
+            _ if tag.starts_with('/') => assert_eq!(open.pop(), Some(name), "near {rest:.60}"),
+            _ => open.push(name),
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
+fn the_page_is_whole_and_needs_nothing_else() {
+    let mut stock = Run::new("xl-remus", 200).with_pauses(&[40 * MS, 60 * MS]);
+    stock = stock.with_failure("primary host killed", &MARKS);
+    let html = report(vec![run(), stock]).html();
+    assert_well_formed(&html);
+    for foreign in ["<script", "<link", "<img", "url(", "@import", "src=", "href="] {
+        assert!(!html.contains(foreign), "{foreign}");
+    }
+    // The name space of SVG is the only address.
+    assert_eq!(html.matches("http://").count(), html.matches("xmlns=").count());
+    assert!(!html.contains("https://") && !html.contains("NaN") && !html.contains("inf"));
+    for shown in
+        ["Held.", "backup takes over", "1520 ms", "8.0 : 1", "never (in 6000 ms)", "prefers-color-scheme"]
+    {
+        assert!(html.contains(shown), "{shown}");
+    }
+    // Two clients with two panels each, the lanes, two distributions, two histograms, the comparison.
+    assert_eq!(html.matches("<svg").count(), 7);
+    // Every class of a drawing has a colour: none is left black by mistake.
+    let style = &html[..html.find("</style>").unwrap()];
+    let classes: BTreeSet<&str> =
+        html.split("class=\"").skip(1).flat_map(|c| c.split('"').next().unwrap().split(' ')).collect();
+    for class in classes.into_iter().filter(|c| !c.is_empty() && *c != "legend") {
+        assert!(style.contains(&format!(".{class}")), "{class}");
+    }
+}
+
+#[test]
+fn strange_text_stays_text() {
+    let mut run = run();
+    run.name = "<script>alert(1)</script>".into();
+    run.notes.push("a & b \"c\"".into());
+    let html = report(vec![run]).html();
+    assert_well_formed(&html);
+    assert!(!html.contains("<script") && html.contains("a &amp; b &quot;c&quot;"));
+}
+
+#[test]
+fn empty_runs_draw_and_many_fold() {
+    assert_well_formed(&report(Vec::new()).html());
+    // A run broken off before anything happened.
+    let marks =
+        Marks { protecting_ns: None, protected_ns: None, failed_ns: None, ended_ns: 5_000 * MS, ..MARKS };
+    let nothing = Run::measured(
+        "remus",
+        200,
+        marks,
+        vec![Outcome { samples: Vec::new(), ..outcome(ClientKind::Http) }],
+    );
+    let html = report(vec![nothing]).html();
+    assert_well_formed(&html);
+    assert!(!html.contains("NaN"));
+    let html = report(vec![run(); 10]).html();
+    assert_well_formed(&html);
+    assert_eq!(html.matches("<details>").count(), 9);
+    assert!(html.contains("10 of 10 failovers held"));
+}
+
+#[test]
+fn the_table_lines_up_and_tells_never_from_unknown() {
+    let mut stock = Run::new("xl-remus", 200);
+    stock = stock.with_failure("primary host killed", &MARKS);
+    let two = report(vec![run(), stock]);
+    let text = table(&two, false);
+    let row = |label: &str| {
+        text.lines().find(|l| l.starts_with(label)).unwrap_or_else(|| panic!("{label}\n{text}"))
+    };
+    assert!(row("detection").contains("1012 ms") && row("detection").ends_with("never (in 6000 ms)"));
+    assert!(row("downtime").contains("1520 ms") && row("downtime").ends_with('–'));
+    assert!(row("lost acknowledged writes").ends_with('–'));
+    let ends: BTreeSet<usize> = text.lines().skip(1).map(|l| l.chars().count()).collect();
+    assert_eq!(ends.len(), 1, "{text}");
+    assert!(!text.contains('\x1b') && table(&two, true).contains("\x1b[32m"));
+    // Ten runs: a head, a rule and a line each.
+    assert_eq!(table(&report(vec![run(); 10]), false).lines().count(), 12);
+}
+
+#[test]
+fn both_files_are_written_whole_or_the_failure_names_its_path() {
+    let folder = std::env::temp_dir().join(format!("llm-report-{}", std::process::id()));
+    let report = report(vec![run()]);
+    let [json, html] = report.write(&folder.join("deep")).unwrap();
+    assert_eq!(std::fs::read_to_string(json).unwrap(), report.json());
+    assert_eq!(std::fs::read_to_string(html).unwrap(), report.html());
+    assert_eq!(std::fs::read_dir(folder.join("deep")).unwrap().count(), 2, "nothing else is left");
+    std::fs::write(folder.join("file"), "").unwrap();
+    let failed = report.write(&folder.join("file")).unwrap_err();
+    assert!(failed.to_string().contains("file"), "{failed}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
