@@ -27,10 +27,6 @@ pub const MAX_CONFIG: u32 = 16 << 20;
 /// Most page numbers in one memory record; Xen writes up to 1024.
 pub const MAX_BATCH: u32 = 1 << 16;
 
-/// A libxc `END` record: handed to `xl migrate-receive -r` behind a whole epoch, it
-/// ends the restore there, just as the end of the stream would.
-pub const LIBXC_END: [u8; 8] = [0; 8];
-
 /// A piece of the stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Item<'a> {
