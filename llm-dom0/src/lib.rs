@@ -1,11 +1,14 @@
 //! The Dom0 side of LLM: the driver behind the `llm` command.
 //!
-//! A dependency points downwards only: `cli` -> `session` -> [`checkpoint`],
-//! [`net`], [`control`] -> `link`, [`xen`] -> `llm-core`.
+//! A dependency points downwards only: [`cli`] -> [`session`] -> [`checkpoint`],
+//! [`net`], [`control`] -> [`link`], [`xen`] -> `llm-core`.
 
 pub mod checkpoint;
+pub mod cli;
 pub mod clock;
 pub mod control;
+pub mod link;
 pub mod net;
+pub mod session;
 pub mod units;
 pub mod xen;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `llm` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    llm_dom0::cli::main()
+}

@@ -1,0 +1,202 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
+
+use super::exit;
+use crate::units::{Size, Span};
+
+const AFTER_HELP: &str = "\
+A protected domain in three steps:
+  1. On the backup host:   llm backup --listen 10.0.0.2:7707
+  2. In the domain's file: vif = [ 'bridge=xenbr0,script=llm-vif' ]   (both hosts)
+  3. On the primary host:  llm protect web1 --to 10.0.0.2:7707
+Then `llm status` on either host tells how it stands. Kill the primary host: the
+backup takes over within the detect time, and the clients' connections go on.
+To stop protecting, `llm release web1` (or SIGTERM to `llm protect`).
+
+Files:
+  /etc/llm/llm.toml   configuration; what the command line gives wins
+  /run/llm/           sockets and locks of running commands";
+
+/// Protects a Xen domain against the loss of its host.
+#[derive(Debug, Parser)]
+#[command(name = "llm", version, about, max_term_width = 100)]
+#[command(after_help = format!("{AFTER_HELP}\n\n{}", exit::TABLE))]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Common {
+    /// Configuration file [default: /etc/llm/llm.toml, if it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Write the log to FILE instead of standard error; a full disk does not stop the protection
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) log_file: Option<PathBuf>,
+    /// What to log, as in `info` or `llm_dom0::session=debug`
+    #[arg(long, global = true, value_name = "FILTER", default_value = "info", env = "LLM_LOG")]
+    pub(crate) log: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Protect a running domain of this host; stays in the foreground
+    Protect(Protect),
+    /// Receive the domains of other hosts and take over when these die
+    Backup(Backup),
+    /// Tell what runs on this host, as primary and as backup
+    Status(Status),
+    /// Stop protecting a domain; the guest goes on here
+    Release(Release),
+    /// Measure how long a domain is suspended, whoever suspends it
+    Watch(Watch),
+    /// The end of the checkpoint pipe; `xl` starts it, nobody else
+    #[command(hide = true)]
+    Stdio(Stdio),
+}
+
+/// What `llm protect` can be told; each but DOMAIN may stand in the configuration file.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Protect {
+    /// Name of the domain
+    pub(crate) domain: String,
+    #[command(flatten)]
+    pub(crate) settings: ProtectSettings,
+}
+
+/// The settings of a protection, as given; `None` means: look further.
+#[derive(Clone, Debug, Default, ClapArgs, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ProtectSettings {
+    /// Address of the backup, HOST:PORT
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) to: Option<String>,
+    /// When output may leave [default: remus]
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<Mode>,
+    /// Time between two checkpoints [default: 200ms]
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) interval: Option<Span>,
+    /// Silence after which the backup takes over [default: 1s]
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) detect: Option<Span>,
+    /// What to do while the backup is unreachable [default: stop]
+    #[arg(long, value_enum)]
+    pub(crate) on_backup_loss: Option<OnBackupLoss>,
+    /// Memory for the copy of committed pages, on each side [default: 4GiB]
+    ///
+    /// Pages beyond it are sent whole instead of as differences.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) shadow_limit: Option<Size>,
+    /// Memory for what is not yet committed [default: 256MiB]
+    ///
+    /// When it is full, the time between checkpoints grows.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) buffer_limit: Option<Size>,
+    /// Memory for output that waits, per network interface [default: 16MiB]
+    ///
+    /// At half of it a checkpoint is made early.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) egress_limit: Option<Size>,
+    /// Protect a domain with writable disks, which are NOT replicated
+    #[arg(long)]
+    #[serde(default)]
+    pub(crate) unsafe_disks: bool,
+}
+
+/// When output may leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Mode {
+    /// When the checkpoint that explains it is committed
+    Remus,
+}
+
+/// What the primary does while the backup is unreachable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OnBackupLoss {
+    /// Hold the guest's output until the backup is back or an operator acts
+    Stop,
+    /// Run on unprotected; unsafe if the backup lives and only the link is cut
+    GoOn,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Backup {
+    #[command(flatten)]
+    pub(crate) settings: BackupSettings,
+}
+
+/// The settings of a backup, as given; `None` means: look further.
+#[derive(Clone, Debug, Default, ClapArgs, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct BackupSettings {
+    /// Address to listen on, HOST:PORT
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+    /// Most memory for the copy of a domain's committed pages [default: 4GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) shadow_limit: Option<Size>,
+    /// Memory for epochs that `xl` has not taken in yet [default: 256MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) buffer_limit: Option<Size>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Status {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Release {
+    /// Name of the domain
+    pub(crate) domain: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Watch {
+    /// Name of the domain
+    pub(crate) domain: String,
+    /// How long to measure
+    #[arg(long = "for", value_name = "SPAN", default_value = "10s")]
+    pub(crate) duration: Span,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Stdio {
+    /// Socket of the `llm` that waits for the pipe
+    pub(crate) socket: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn help_tells_the_three_steps_and_the_exit_codes() {
+        let help = Args::command().render_long_help().to_string();
+        for part in ["llm backup --listen", "script=llm-vif", "llm protect", "Exit codes:"] {
+            assert!(help.contains(part), "{part}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The link between two hosts: TCP connections that carry frames, and the
+//! outboxes that survive them.
+
+mod connection;
+mod outbox;
+
+pub use connection::{Connection, Incoming, LinkError, MAX_PAYLOAD, dial, read_loop, tune};
+pub use outbox::{Closed, DataFrame, Fill, Outbox, Outgoing};

@@ -1,0 +1,337 @@
+//! What waits to be sent to the peer on one path, and what was sent but may
+//! have to be sent again.
+//!
+//! Messages (heartbeats, acknowledgements) belong to a connection: when it
+//! breaks they are worthless and dropped. Data frames belong to the session:
+//! they stay until their epoch is committed, and a new connection starts at
+//! the first one that the backup says it lacks.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use llm_core::frame::Kind;
+
+/// A data frame: a batch of encoded pages, or the end of an epoch.
+#[derive(Clone, Debug)]
+pub struct DataFrame {
+    /// Frame kind, as in the frame header.
+    pub kind: Kind,
+    /// Data sequence number of the session; the first is 1.
+    pub seq: u64,
+    /// The payload.
+    pub payload: Arc<Vec<u8>>,
+}
+
+/// What a connection's writer has to write next.
+#[derive(Clone, Debug)]
+pub enum Outgoing {
+    /// An encoded message.
+    Message(Vec<u8>),
+    /// A data frame.
+    Data(DataFrame),
+}
+
+/// How full an outbox is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Payload bytes kept.
+    pub bytes: u64,
+    /// Data frames kept.
+    pub frames: usize,
+    /// Data frames kept that this connection has not written yet.
+    pub unsent: u64,
+    /// Times that a producer had to wait for room.
+    pub waits: u64,
+}
+
+/// The outbox was closed: nothing will be sent any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("The link of this session is closed")]
+pub struct Closed;
+
+/// Messages queued at most; more means that the peer reads nothing, and
+/// heartbeats older than that are of no use to it.
+const MESSAGES_MAX: usize = 1024;
+
+/// Outgoing side of one path. Shared by its producers and one writer at a time.
+#[derive(Debug)]
+pub struct Outbox {
+    inner: Mutex<Inner>,
+    /// Something to send, or the connection is over.
+    ready: Condvar,
+    /// Room for data, or closed.
+    room: Condvar,
+}
+
+#[derive(Debug)]
+struct Inner {
+    messages: VecDeque<Vec<u8>>,
+    data: VecDeque<DataFrame>,
+    /// Sequence of the newest data frame that was pushed.
+    last_seq: u64,
+    /// Next data sequence to write; `None` until the peer has said where to start.
+    cursor: Option<u64>,
+    bytes: u64,
+    limit: u64,
+    waits: u64,
+    /// Counts connections; a writer of an older one gets nothing.
+    generation: u64,
+    up: bool,
+    closed: bool,
+}
+
+impl Outbox {
+    /// An outbox that keeps up to `limit` bytes of data (and always at least one frame).
+    #[must_use]
+    pub fn new(limit: u64) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                messages: VecDeque::new(),
+                data: VecDeque::new(),
+                last_seq: 0,
+                cursor: None,
+                bytes: 0,
+                limit,
+                waits: 0,
+                generation: 0,
+                up: false,
+                closed: false,
+            }),
+            ready: Condvar::new(),
+            room: Condvar::new(),
+        }
+    }
+
+    /// A new connection takes over; earlier writers end. Returns its generation.
+    pub fn connect(&self) -> u64 {
+        let mut inner = self.lock();
+        inner.generation += 1;
+        inner.up = true;
+        inner.cursor = None;
+        inner.messages.clear();
+        self.ready.notify_all();
+        inner.generation
+    }
+
+    /// The connection of that generation is gone.
+    pub fn disconnect(&self, generation: u64) {
+        let mut inner = self.lock();
+        if inner.generation == generation {
+            inner.up = false;
+            inner.cursor = None;
+            inner.messages.clear();
+            self.ready.notify_all();
+        }
+    }
+
+    /// Lets data flow on this connection, from `next_seq` on.
+    ///
+    /// Returns false if frames before the oldest one kept are asked for: the
+    /// peer has lost what it had acknowledged.
+    #[must_use]
+    pub fn resume(&self, next_seq: u64) -> bool {
+        let mut inner = self.lock();
+        let oldest = inner.data.front().map_or(inner.last_seq + 1, |f| f.seq);
+        if next_seq < oldest || next_seq > inner.last_seq + 1 {
+            return false;
+        }
+        inner.cursor = Some(next_seq);
+        self.ready.notify_all();
+        true
+    }
+
+    /// Queues a message for the present connection; without one it is dropped.
+    pub fn message(&self, bytes: Vec<u8>) {
+        let mut inner = self.lock();
+        if inner.up && inner.messages.len() < MESSAGES_MAX {
+            inner.messages.push_back(bytes);
+            self.ready.notify_all();
+        }
+    }
+
+    /// Queues a data frame and returns its sequence; waits while there is no room.
+    ///
+    /// # Errors
+    /// [`Closed`] if the session ended meanwhile.
+    pub fn data(&self, kind: Kind, payload: Vec<u8>) -> Result<u64, Closed> {
+        let mut inner = self.lock();
+        if inner.bytes >= inner.limit && !inner.data.is_empty() && !inner.closed {
+            inner.waits += 1;
+            while inner.bytes >= inner.limit && !inner.data.is_empty() && !inner.closed {
+                inner = self.room.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        inner.push_data(kind, payload, &self.ready)
+    }
+
+    /// As [`Outbox::data`], but never waits: for the few bytes that end an epoch,
+    /// without which nothing would ever make room.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub fn data_over(&self, kind: Kind, payload: Vec<u8>) -> Result<u64, Closed> {
+        self.lock().push_data(kind, payload, &self.ready)
+    }
+
+    /// Forgets all data frames up to and including `seq`.
+    pub fn committed(&self, seq: u64) {
+        let mut inner = self.lock();
+        while inner.data.front().is_some_and(|f| f.seq <= seq) {
+            if let Some(frame) = inner.data.pop_front() {
+                inner.bytes -= frame.payload.len() as u64;
+            }
+        }
+        self.room.notify_all();
+    }
+
+    /// The next thing to write on the connection of that generation: messages
+    /// before data. Waits for it; `None` when the connection is over.
+    #[must_use]
+    pub fn next(&self, generation: u64) -> Option<Outgoing> {
+        let mut inner = self.lock();
+        loop {
+            if inner.generation != generation {
+                return None;
+            }
+            if let Some(message) = inner.messages.pop_front() {
+                return Some(Outgoing::Message(message));
+            }
+            if inner.closed || !inner.up {
+                return None;
+            }
+            if let Some(frame) = inner.next_data() {
+                return Some(Outgoing::Data(frame));
+            }
+            inner = self.ready.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends the session's sending: producers get [`Closed`], the writer writes
+    /// the messages that are queued and ends.
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        inner.closed = true;
+        inner.data.clear();
+        inner.bytes = 0;
+        self.ready.notify_all();
+        self.room.notify_all();
+    }
+
+    /// How full it is.
+    #[must_use]
+    pub fn fill(&self) -> Fill {
+        let inner = self.lock();
+        let unsent = inner.cursor.map_or(inner.data.len() as u64, |c| (inner.last_seq + 1).saturating_sub(c));
+        Fill { bytes: inner.bytes, frames: inner.data.len(), unsent, waits: inner.waits }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic elsewhere aborts the process; a poisoned lock is never seen in a release.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn push_data(&mut self, kind: Kind, payload: Vec<u8>, ready: &Condvar) -> Result<u64, Closed> {
+        if self.closed {
+            return Err(Closed);
+        }
+        self.last_seq += 1;
+        self.bytes += payload.len() as u64;
+        self.data.push_back(DataFrame { kind, seq: self.last_seq, payload: Arc::new(payload) });
+        ready.notify_all();
+        Ok(self.last_seq)
+    }
+
+    fn next_data(&mut self) -> Option<DataFrame> {
+        let cursor = self.cursor?;
+        let oldest = self.data.front()?.seq;
+        let at = usize::try_from(cursor.checked_sub(oldest)?).ok()?;
+        let frame = self.data.get(at)?.clone();
+        self.cursor = Some(cursor + 1);
+        Some(frame)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seq_of(out: Option<Outgoing>) -> u64 {
+        match out {
+            Some(Outgoing::Data(f)) => f.seq,
+            other => panic!("data expected, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_new_connection_starts_where_the_peer_says() {
+        let outbox = Outbox::new(1 << 20);
+        for i in 0..4u8 {
+            assert_eq!(outbox.data(Kind::BATCH, vec![i; 10]), Ok(u64::from(i) + 1));
+        }
+        let first = outbox.connect();
+        assert!(outbox.resume(1));
+        assert_eq!(seq_of(outbox.next(first)), 1);
+        assert_eq!(seq_of(outbox.next(first)), 2);
+        outbox.disconnect(first);
+        assert!(outbox.next(first).is_none());
+        outbox.committed(1);
+        let second = outbox.connect();
+        assert!(!outbox.resume(1), "frame 1 is gone");
+        assert!(!outbox.resume(6), "frame 5 was never sent");
+        assert!(outbox.resume(2));
+        for want in 2..=4 {
+            assert_eq!(seq_of(outbox.next(second)), want);
+        }
+        assert_eq!(outbox.fill(), Fill { bytes: 30, frames: 3, unsent: 0, waits: 0 });
+        assert!(outbox.next(first).is_none(), "an old writer gets nothing");
+    }
+
+    #[test]
+    fn messages_go_first_and_do_not_outlive_a_connection() {
+        let outbox = Outbox::new(1 << 20);
+        outbox.message(vec![1]); // no connection: dropped
+        let generation = outbox.connect();
+        outbox.message(vec![2]);
+        assert_eq!(outbox.data(Kind::BATCH, vec![0]), Ok(1));
+        assert!(outbox.resume(1));
+        assert!(matches!(outbox.next(generation), Some(Outgoing::Message(m)) if m == [2]));
+        assert_eq!(seq_of(outbox.next(generation)), 1);
+        outbox.message(vec![3]);
+        let generation = outbox.connect();
+        outbox.close();
+        assert!(outbox.next(generation).is_none());
+    }
+
+    #[test]
+    fn a_full_outbox_makes_its_producer_wait_until_the_commit() {
+        let outbox = Arc::new(Outbox::new(100));
+        assert_eq!(outbox.data(Kind::BATCH, vec![0; 100]), Ok(1));
+        let producer = std::thread::spawn({
+            let outbox = Arc::clone(&outbox);
+            move || outbox.data(Kind::BATCH, vec![0; 1])
+        });
+        while outbox.fill().waits == 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(outbox.fill().frames, 1);
+        outbox.committed(1);
+        assert_eq!(producer.join().ok(), Some(Ok(2)));
+    }
+
+    #[test]
+    fn closing_frees_a_waiting_producer() {
+        let outbox = Arc::new(Outbox::new(1));
+        assert_eq!(outbox.data(Kind::BATCH, vec![0; 4]), Ok(1));
+        let producer = std::thread::spawn({
+            let outbox = Arc::clone(&outbox);
+            move || outbox.data(Kind::BATCH, vec![0; 1])
+        });
+        while outbox.fill().waits == 0 {
+            std::thread::yield_now();
+        }
+        outbox.close();
+        assert_eq!(producer.join().ok(), Some(Err(Closed)));
+    }
+}

@@ -1,0 +1,8 @@
+//! One protected domain: the threads of its primary, and those of its backup.
+
+pub mod backup;
+pub mod primary;
+mod queue;
+mod samples;
+
+pub use samples::{PauseMeter, Samples};

@@ -1,0 +1,152 @@
+//! One session with the backup: its machine, its connections, its stream.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::Sender;
+
+use llm_core::frame::Kind;
+use llm_core::replication::{EpochEnd, FIRST_EPOCH, Primary};
+use llm_core::time::Instant;
+
+use super::event::Event;
+use super::network::Marks;
+use super::paths::Paths;
+use super::stream::{Stream, StreamConfig, StreamStartError};
+use super::{PrimaryConfig, PrimaryError};
+use crate::checkpoint::encode::EpochSummary;
+use crate::clock;
+use crate::link::Closed;
+
+/// A session from its first dial to the end of its stream.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// Random; tells its events from those of an earlier one.
+    pub(crate) id: u64,
+    pub(crate) machine: Primary,
+    pub(crate) paths: Paths,
+    pub(crate) stream: Option<Stream>,
+    /// `xl` is held: the guest runs, and a checkpoint can be started.
+    pub(crate) held: bool,
+    /// For each epoch that is not released: marks below this belong to it or an earlier one.
+    limits: BTreeMap<u64, u64>,
+    /// For each epoch that is not committed: its last data frame.
+    last_frames: BTreeMap<u64, u64>,
+}
+
+impl Session {
+    /// A session that has yet to find its backup.
+    pub(crate) fn new(
+        config: &PrimaryConfig,
+        machine: llm_core::replication::PrimaryConfig,
+        events: &Sender<Event>,
+    ) -> Self {
+        let id = machine.session;
+        Self {
+            id,
+            machine: Primary::new(machine, clock::now()),
+            paths: Paths::new(id, config.backup.clone(), config.buffer_limit, events.clone()),
+            stream: None,
+            held: false,
+            limits: BTreeMap::new(),
+            last_frames: BTreeMap::new(),
+        }
+    }
+
+    /// Starts `xl remus`.
+    pub(crate) fn start_stream(
+        &mut self,
+        config: &StreamConfig,
+        marks: &Marks,
+        pass: impl FnMut(u64) + Send + 'static,
+        events: &Sender<Event>,
+    ) -> Result<(), StreamStartError> {
+        self.stream = Some(Stream::start(config, marks, self.paths.bulk(), pass, events)?);
+        Ok(())
+    }
+
+    /// The guest's suspension for this epoch is past.
+    pub(crate) fn boundary(&mut self, epoch: u64, limit: u64) {
+        self.limits.insert(epoch, limit);
+    }
+
+    /// All batches of an epoch are queued: its end goes behind them. Its number and
+    /// the bytes queued for it.
+    pub(crate) fn encoded(&mut self, summary: &EpochSummary) -> Result<u64, Closed> {
+        let epoch = FIRST_EPOCH + summary.index;
+        let end = EpochEnd::new(epoch, summary.stream_bytes, summary.digest, summary.pages);
+        let seq = self.paths.bulk().data_over(Kind::EPOCH_END, end.as_wire().to_vec())?;
+        self.last_frames.insert(epoch, seq);
+        Ok(epoch)
+    }
+
+    /// All epochs up to this one are committed: their frames need not be kept. How many epochs that are.
+    pub(crate) fn committed(&mut self, epoch: u64) -> u64 {
+        let rest = self.last_frames.split_off(&(epoch + 1));
+        let done = std::mem::replace(&mut self.last_frames, rest);
+        if let Some(seq) = done.values().max() {
+            self.paths.bulk().committed(*seq);
+        }
+        done.len() as u64
+    }
+
+    /// Output of all epochs up to this one may leave: the limit for the packet path.
+    pub(crate) fn released(&mut self, epoch: u64) -> Option<u64> {
+        let rest = self.limits.split_off(&(epoch + 1));
+        let done = std::mem::replace(&mut self.limits, rest);
+        done.values().max().copied()
+    }
+
+    /// Starts the next checkpoint if it is due and `xl` is held.
+    pub(crate) fn go_if_due(&mut self, now: Instant) -> bool {
+        let due = self.held && self.machine.may_checkpoint(now);
+        if due { self.go() } else { false }
+    }
+
+    /// Starts the next checkpoint.
+    pub(crate) fn go(&mut self) -> bool {
+        let Some(stream) = &self.stream else { return false };
+        self.held = false;
+        stream.go();
+        true
+    }
+
+    /// Writes what the machine has to say.
+    pub(crate) fn transmit(&mut self) {
+        while let Some((connection, message)) = self.machine.poll_transmit() {
+            self.paths.send(connection, &message);
+        }
+    }
+}
+
+/// What the machine is begun with, for a new session.
+pub(crate) fn machine_config(
+    config: &PrimaryConfig,
+) -> Result<llm_core::replication::PrimaryConfig, PrimaryError> {
+    use llm_core::replication::{Hello, Timing};
+    let bad_name = || PrimaryError::Name(config.domain.clone());
+    if !Hello::domain_is_valid(&config.domain) {
+        return Err(bad_name());
+    }
+    Ok(llm_core::replication::PrimaryConfig {
+        session: random_session(),
+        domain: config.domain.parse().map_err(|_| bad_name())?,
+        mode: config.mode,
+        timing: Timing::new(config.interval, config.detect, None).map_err(PrimaryError::Timing)?,
+        shadow_pages: u64::from(config.shadow_pages),
+        on_backup_loss: config.on_backup_loss,
+        max_open_epochs: 1,
+    })
+}
+
+/// A random number that is not 0.
+pub(crate) fn random_session() -> u64 {
+    let mut bytes = [0; 8];
+    loop {
+        // The kernel's generator does not fail once it is seeded, which it is long before Xen's tools run.
+        let got = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+        let number = u64::from_le_bytes(bytes);
+        if got == Ok(bytes.len()) && number != 0 {
+            return number;
+        }
+    }
+}
+

@@ -1,0 +1,84 @@
+//! The thread that looks at the domain: how long it is suspended, whether it
+//! is suspended while `xl` is held, and whether it is still there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::super::samples::PauseMeter;
+use crate::xen::privcmd::{Privcmd, Shutdown};
+
+/// Time between two looks while no checkpoint is under way.
+const IDLE: Duration = Duration::from_millis(20);
+
+/// What was seen.
+#[derive(Clone, Debug)]
+pub(crate) enum Seen {
+    /// The guest was suspended this long.
+    Pause(Duration),
+    /// The guest is suspended although no checkpoint was asked for: `xl` was stopped a moment too late.
+    SuspendedWhileHeld,
+    /// The domain is gone, or has shut down; in words.
+    Gone(String),
+}
+
+/// Shared between the watcher and the main thread.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    /// A checkpoint is under way.
+    busy: AtomicBool,
+    stop: AtomicBool,
+}
+
+impl Watch {
+    /// `xl` has been let go, or held again.
+    pub(crate) fn set_busy(&self, busy: bool) {
+        self.busy.store(busy, Ordering::Release);
+    }
+
+    /// Ends the thread.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+/// Watches domain `domid` until told to stop or until it is gone.
+pub(crate) fn run(privcmd: &mut Privcmd, domid: u16, watch: &Arc<Watch>, mut tell: impl FnMut(Seen)) {
+    let mut meter = PauseMeter::default();
+    let mut told_held = false;
+    while !watch.stop.load(Ordering::Acquire) {
+        let busy = watch.busy.load(Ordering::Acquire);
+        let suspended = match look(privcmd, domid) {
+            Ok(suspended) => suspended,
+            Err(how) => return tell(Seen::Gone(how)),
+        };
+        if let Some(pause) = meter.observe(suspended, Instant::now()) {
+            tell(Seen::Pause(pause));
+        }
+        // Asked for again under way: a checkpoint that has just begun is none of this.
+        if suspended && !busy && !watch.busy.load(Ordering::Acquire) {
+            if !told_held {
+                told_held = true;
+                tell(Seen::SuspendedWhileHeld);
+            }
+        } else {
+            told_held = false;
+        }
+        std::thread::sleep(if busy { PauseMeter::PERIOD } else { IDLE });
+    }
+}
+
+/// Whether the domain is suspended; if it is no more, how it ended.
+pub(crate) fn look(privcmd: &mut Privcmd, domid: u16) -> Result<bool, String> {
+    let info = match privcmd.domain(domid) {
+        Ok(Some(info)) => info,
+        Ok(None) => return Err("it is gone".into()),
+        Err(error) => return Err(error.to_string()),
+    };
+    match info.shutdown() {
+        _ if info.dying() => Err("it was destroyed".into()),
+        None => Ok(false),
+        Some(Shutdown::Suspend) => Ok(true),
+        Some(reason) => Err(format!("it has shut down: {reason:?}").to_lowercase()),
+    }
+}

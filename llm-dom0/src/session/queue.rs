@@ -1,0 +1,150 @@
+//! A queue of byte chunks between two threads, bounded by bytes.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// First in, first out; the producer waits when it is full, the consumer when
+/// it is empty.
+#[derive(Debug)]
+pub(crate) struct ByteQueue {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Inner {
+    chunks: VecDeque<Vec<u8>>,
+    bytes: u64,
+    limit: u64,
+    waits: u64,
+    /// No more chunks will come; what is queued is still handed out.
+    ended: bool,
+    /// The consumer is gone or the queue was thrown away.
+    broken: bool,
+}
+
+impl ByteQueue {
+    /// A queue that holds up to `limit` bytes, and always at least one chunk.
+    pub(crate) fn new(limit: u64) -> Self {
+        let inner =
+            Inner { chunks: VecDeque::new(), bytes: 0, limit, waits: 0, ended: false, broken: false };
+        Self { inner: Mutex::new(inner), changed: Condvar::new() }
+    }
+
+    /// Queues a chunk; waits for room. False if nobody will read it.
+    #[must_use]
+    pub(crate) fn push(&self, chunk: Vec<u8>) -> bool {
+        let mut inner = self.lock();
+        if inner.is_full() {
+            inner.waits += 1;
+            while inner.is_full() {
+                inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        inner.take_in(chunk, &self.changed)
+    }
+
+    /// Queues a chunk even beyond the limit. False if nobody will read it.
+    #[must_use]
+    pub(crate) fn push_over(&self, chunk: Vec<u8>) -> bool {
+        self.lock().take_in(chunk, &self.changed)
+    }
+
+    /// The next chunk; waits for it. `None` once the queue is over.
+    pub(crate) fn pop(&self) -> Option<Vec<u8>> {
+        let mut inner = self.lock();
+        loop {
+            if inner.broken {
+                return None;
+            }
+            if let Some(chunk) = inner.chunks.pop_front() {
+                inner.bytes -= chunk.len() as u64;
+                self.changed.notify_all();
+                return Some(chunk);
+            }
+            if inner.ended {
+                return None;
+            }
+            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Says that no more will come.
+    pub(crate) fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Throws away what is queued and frees both sides.
+    pub(crate) fn break_off(&self) {
+        let mut inner = self.lock();
+        inner.broken = true;
+        inner.chunks.clear();
+        inner.bytes = 0;
+        self.changed.notify_all();
+    }
+
+    /// Bytes queued, and how often a producer had to wait.
+    pub(crate) fn fill(&self) -> (u64, u64) {
+        let inner = self.lock();
+        (inner.bytes, inner.waits)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn is_full(&self) -> bool {
+        self.bytes >= self.limit && !self.chunks.is_empty() && !self.broken
+    }
+
+    fn take_in(&mut self, chunk: Vec<u8>, changed: &Condvar) -> bool {
+        if self.broken || self.ended {
+            return false;
+        }
+        self.bytes += chunk.len() as u64;
+        self.chunks.push_back(chunk);
+        changed.notify_all();
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn order_end_and_break() {
+        let queue = ByteQueue::new(10);
+        assert!(queue.push(vec![1]) && queue.push(vec![2]));
+        queue.end();
+        assert!(!queue.push(vec![3]), "after the end");
+        assert_eq!((queue.pop(), queue.pop(), queue.pop()), (Some(vec![1]), Some(vec![2]), None));
+        let queue = ByteQueue::new(10);
+        assert!(queue.push(vec![1]));
+        queue.break_off();
+        assert_eq!(queue.pop(), None);
+        assert!(!queue.push_over(vec![1]));
+    }
+
+    #[test]
+    fn a_full_queue_makes_its_producer_wait() {
+        let queue = Arc::new(ByteQueue::new(4));
+        assert!(queue.push(vec![0; 100]), "one chunk always fits");
+        assert!(queue.push_over(vec![0; 4]));
+        let producer = std::thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || queue.push(vec![0; 1])
+        });
+        while queue.fill().1 == 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(queue.fill().0, 104);
+        assert!(queue.pop().is_some() && queue.pop().is_some());
+        assert!(producer.join().is_ok_and(|ok| ok));
+    }
+}
