@@ -2,4 +2,5 @@
 pub mod clients;
 pub mod fuzzing;
 pub mod lab;
+pub mod report;
 pub mod stubdom;
