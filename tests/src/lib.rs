@@ -3,4 +3,5 @@ pub mod clients;
 pub mod fuzzing;
 pub mod lab;
 pub mod report;
+pub mod sim;
 pub mod stubdom;

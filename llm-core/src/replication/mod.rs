@@ -80,11 +80,13 @@ impl Path {
     }
 }
 
-/// One connection on a path. The number tells a late message of a connection
-/// that is gone from one of its successor's; it means nothing to the peer.
+/// One connection on a path. It tells a late message of a connection that is gone from
+/// one of its successor's, in a later session too; the number means nothing to the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct ConnectionId {
+    /// The session of the machine that made it.
+    pub session: u64,
     /// The path it serves.
     pub path: Path,
     /// Counts the machine's connections, from 1.

@@ -1,3 +1,4 @@
+use super::super::EpochEnd;
 use super::*;
 use std::vec::Vec;
 

@@ -141,10 +141,10 @@ impl Primary {
         }
         if self.release_warn_at.is_some_and(|at| self.now >= at) {
             self.release_warn_at = None;
-            match self.config.on_backup_loss {
-                OnBackupLoss::Stop => self.events.push(PrimaryEvent::ReleaseUnanswered),
-                OnBackupLoss::GoOn => return self.go_unprotected(),
+            if self.config.on_backup_loss == OnBackupLoss::GoOn && self.incarnation.is_some() {
+                return self.go_unprotected();
             }
+            self.events.push(PrimaryEvent::ReleaseUnanswered);
         }
         for path in Path::ALL {
             if self.links[path.index()].is_silent(&timing, self.now) {
@@ -156,7 +156,8 @@ impl Primary {
                 && self.now >= retry_at
             {
                 self.connections = self.connections.wrapping_add(1);
-                let connection = ConnectionId { path, number: self.connections };
+                let connection =
+                    ConnectionId { session: self.config.session, path, number: self.connections };
                 link.state = State::Dialling { connection };
                 self.events.push(PrimaryEvent::Connect { connection });
             }
@@ -454,8 +455,9 @@ impl Primary {
         if self.phase != PrimaryPhase::Active {
             return;
         }
-        if self.epochs.closed().is_none() {
-            // The backup has nothing it could take over with: no need to wait for it.
+        if self.incarnation.is_some() && self.epochs.closed().is_none() {
+            // The backup has nothing it could take over with: no need to wait for it. Without
+            // a Welcome it might have another session's copy.
             self.phase = PrimaryPhase::Released;
             self.say_goodbye(reason);
             self.events.push(PrimaryEvent::Released);

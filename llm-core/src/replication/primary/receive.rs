@@ -73,12 +73,13 @@ impl Primary {
         if !(PROTOCOL_MIN..=PROTOCOL_MAX).contains(&welcome.version) {
             return Err(Violation);
         }
-        let restarted = self.incarnation.is_some_and(|known| known != welcome.incarnation)
-            || welcome.committed < self.epochs.committed()
-            || (path == Path::Bulk && welcome.next_seq < self.next_seq);
-        if restarted {
+        if self.incarnation.is_some_and(|known| known != welcome.incarnation) {
             self.end(PrimaryPhase::Restarted, PrimaryEvent::BackupRestarted);
             return Ok(());
+        }
+        // `committed` may be behind: a commit on the other path can overtake a Welcome.
+        if path == Path::Bulk && welcome.next_seq < self.next_seq {
+            return Err(Violation);
         }
         self.lease.renew(welcome.echo)?;
         let latency = match welcome.committed {
