@@ -1,8 +1,8 @@
 //! Reads page records. Nothing in a record is trusted.
 
-use super::table::{APPLY, ESCAPE, LINE_LITERAL, LINE_ZERO, PAIR_LEN, WORD_MASKS, widen};
+use super::table::{APPLY, ESCAPE, LINE_LITERAL, LINE_ZERO, Moves, PAIR_LEN, WORD_MASKS};
 use super::varint::{self, VarintError};
-use super::{Kind, LINE, MAX_RECORD, PAGE, Page, PageError, PageReason};
+use super::{Kind, LINE, LINES, MAX_RECORD, PAGE, Page, PageError, PageReason, WORDS};
 
 /// Decodes the record at the front of `record` onto `page`, and returns the record's length in bytes.
 ///
@@ -79,9 +79,9 @@ fn split(record: &[u8]) -> Result<(Kind, &[u8], usize), PageError> {
 struct Diff<'a> {
     groups: u8,
     lines: &'a [u8],
-    line_codes: &'a [u8],
+    line_codes: [u8; LINES],
     word_masks: &'a [u8],
-    word_codes: &'a [u8],
+    word_codes: [u8; WORDS],
     byte_masks: &'a [u8],
     data: &'a [u8],
 }
@@ -95,17 +95,18 @@ fn parse(body: &[u8], end: usize) -> Result<Diff<'_>, PageError> {
     };
     let lines = rest.take_masks(groups.count_ones() as usize)?;
     let count = ones(lines);
-    let line_codes = rest.take_codes(count)?;
+    let line_codes = unpack_codes(rest.take_codes(count)?);
     let (mut literals, mut escapes, mut words) = (0, 0, 0);
-    for code in Codes::new(line_codes).take(count) {
+    for &code in line_codes.iter().take(count) {
         literals += usize::from(code == LINE_LITERAL);
         escapes += usize::from(code == ESCAPE);
         words += WORD_MASKS[usize::from(code & 15)].count_ones() as usize;
     }
     let word_masks = rest.take_masks(escapes)?;
-    let word_codes = rest.take_codes(words + ones(word_masks))?;
+    let packed = rest.take_codes(words + ones(word_masks))?;
+    let word_codes = unpack_codes(packed);
     let (mut escapes, mut data) = (0, literals * LINE);
-    for &pair in word_codes {
+    for &pair in packed {
         let [bytes, escaped] = PAIR_LEN[usize::from(pair)].to_le_bytes();
         data += usize::from(bytes);
         escapes += usize::from(escaped);
@@ -123,14 +124,9 @@ impl Diff<'_> {
     /// if one did, the words concerned would be wrong, but nothing would panic.
     fn apply(&self, page: &mut Page) {
         let mut line_masks = self.lines.iter();
-        let mut line_codes = Codes::new(self.line_codes);
-        let mut word_masks = self.word_masks.iter().copied();
-        let mut words = Words {
-            codes: Codes::new(self.word_codes),
-            masks: self.byte_masks.iter(),
-            data: self.data,
-            last: 0,
-        };
+        let mut line_codes = self.line_codes.iter();
+        let mut word_masks = self.word_masks.iter();
+        let mut used = Used::default();
         for (bit, group) in page.as_chunks_mut::<{ 8 * LINE }>().0.iter_mut().enumerate() {
             if self.groups & (1 << bit) == 0 {
                 continue;
@@ -140,63 +136,68 @@ impl Diff<'_> {
             while left != 0 {
                 let Some(line) = lines.get_mut(left.trailing_zeros() as usize) else { break };
                 left &= left - 1;
-                match line_codes.next() {
-                    Some(LINE_LITERAL) => words.literal(line),
-                    Some(LINE_ZERO) => line.fill(0),
-                    Some(ESCAPE) => words.line(word_masks.next().unwrap_or(0), line),
-                    Some(code) => words.line(WORD_MASKS[usize::from(code & 15)], line),
-                    None => {}
+                let code = line_codes.next().copied().unwrap_or(LINE_ZERO);
+                let mut words = match code {
+                    LINE_LITERAL => {
+                        if let Some(bytes) = self.data.get(used.data..).and_then(<[u8]>::first_chunk) {
+                            *line = *bytes;
+                        }
+                        used.data += LINE;
+                        continue;
+                    }
+                    LINE_ZERO => {
+                        line.fill(0);
+                        continue;
+                    }
+                    ESCAPE => word_masks.next().copied().unwrap_or(0),
+                    _ => WORD_MASKS[usize::from(code & 15)],
+                };
+                let line = line.as_chunks_mut::<8>().0;
+                while words != 0 {
+                    let Some(word) = line.get_mut(words.trailing_zeros() as usize) else { break };
+                    words &= words - 1;
+                    used = self.word(used, word);
                 }
             }
         }
     }
+
+    #[inline]
+    fn word(&self, mut used: Used, word: &mut [u8; 8]) -> Used {
+        // Masked, since the compiler does not know that there are no more words than codes.
+        let code = self.word_codes[used.word_codes % WORDS];
+        used.word_codes += 1;
+        let old = u64::from_le_bytes(*word);
+        let data = self.data.get(used.data..).unwrap_or_default();
+        let data = data.first_chunk().map_or_else(|| short(data), |bytes| u64::from_le_bytes(*bytes));
+        let apply = &APPLY[usize::from(code & 15)];
+        let mut new = (old & apply.keep) | ((data << apply.shift) & apply.take) | (used.last & apply.repeat);
+        used.data += usize::from(apply.len);
+        if code == ESCAPE {
+            let mask = self.byte_masks.get(used.byte_masks).copied().unwrap_or(0);
+            used.byte_masks += 1;
+            used.data += mask.count_ones() as usize;
+            new = Moves::of(mask).unpack(data, old);
+        }
+        used.last = new;
+        *word = new.to_le_bytes();
+        used
+    }
 }
 
-/// The sections from which words are made, as far as they are left.
-struct Words<'a> {
-    codes: Codes<'a>,
-    masks: core::slice::Iter<'a, u8>,
-    data: &'a [u8],
+/// How much of each section was used up. Passed by value, to stay in registers.
+#[derive(Clone, Copy, Default)]
+struct Used {
+    word_codes: usize,
+    byte_masks: usize,
+    data: usize,
+    /// The word that the last word code produced.
     last: u64,
 }
 
-impl Words<'_> {
-    fn literal(&mut self, line: &mut [u8; LINE]) {
-        if let Some((bytes, rest)) = self.data.split_first_chunk() {
-            *line = *bytes;
-            self.data = rest;
-        }
-    }
-
-    fn line(&mut self, mut mask: u8, line: &mut [u8; LINE]) {
-        let words = line.as_chunks_mut::<8>().0;
-        while mask != 0 {
-            let Some(word) = words.get_mut(mask.trailing_zeros() as usize) else { break };
-            mask &= mask - 1;
-            let code = self.codes.next().unwrap_or(0);
-            let data = peek(self.data);
-            let old = u64::from_le_bytes(*word);
-            let (new, len) = if code == ESCAPE {
-                let mask = self.masks.next().copied().unwrap_or(0);
-                ((old & !widen(mask)) | unpack(data, mask), mask.count_ones() as usize)
-            } else {
-                let apply = &APPLY[usize::from(code & 15)];
-                let new =
-                    (old & apply.keep) | ((data << apply.shift) & apply.take) | (self.last & apply.repeat);
-                (new, usize::from(apply.len))
-            };
-            *word = new.to_le_bytes();
-            self.last = new;
-            self.data = self.data.get(len..).unwrap_or(&[]);
-        }
-    }
-}
-
-/// The next eight bytes of data; zeros where it ends before.
-fn peek(data: &[u8]) -> u64 {
-    if let Some(bytes) = data.first_chunk() {
-        return u64::from_le_bytes(*bytes);
-    }
+/// The last bytes of data, fewer than eight, with zeros behind.
+#[cold]
+fn short(data: &[u8]) -> u64 {
     let mut bytes = [0; 8];
     for (to, from) in bytes.iter_mut().zip(data) {
         *to = *from;
@@ -204,44 +205,17 @@ fn peek(data: &[u8]) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// The low bytes of `data`, moved to the places that `mask` marks.
-fn unpack(mut data: u64, mut mask: u8) -> u64 {
-    let mut word = 0;
-    while mask != 0 {
-        word |= (data & 0xff) << (8 * mask.trailing_zeros());
-        data >>= 8;
-        mask &= mask - 1;
+/// Codes of four bits, two a byte, the first in the low half.
+fn unpack_codes<const N: usize>(packed: &[u8]) -> [u8; N] {
+    let mut codes = [0; N];
+    for (codes, pair) in codes.as_chunks_mut::<2>().0.iter_mut().zip(packed) {
+        *codes = [pair & 15, pair >> 4];
     }
-    word
+    codes
 }
 
 fn ones(masks: &[u8]) -> usize {
     masks.iter().map(|mask| mask.count_ones() as usize).sum()
-}
-
-/// Codes of four bits, two a byte, the first in the low half.
-struct Codes<'a> {
-    bytes: core::slice::Iter<'a, u8>,
-    high: Option<u8>,
-}
-
-impl<'a> Codes<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes: bytes.iter(), high: None }
-    }
-}
-
-impl Iterator for Codes<'_> {
-    type Item = u8;
-
-    fn next(&mut self) -> Option<u8> {
-        if let Some(high) = self.high.take() {
-            return Some(high);
-        }
-        let byte = self.bytes.next()?;
-        self.high = Some(byte >> 4);
-        Some(byte & 15)
-    }
 }
 
 /// What is left of a body.

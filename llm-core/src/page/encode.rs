@@ -1,7 +1,7 @@
 //! Writes page records.
 
 use super::scan::{Changes, is_zero, scan};
-use super::table::{self, APPLY, ESCAPE, EXTEND, LINE_CODES, REPLACE, narrow};
+use super::table::{self, APPLY, ESCAPE, EXTEND, LINE_CODES, Moves, REPLACE, narrow};
 use super::varint::{self, MAX_VARINT};
 use super::{Encoded, Kind, LINE, LINES, MAX_RECORD, PAGE, Page, WORDS, ZEROS};
 
@@ -36,14 +36,19 @@ const DATA: usize = 3;
 /// The sections of a diff while it grows. Codes are packed in pairs at the end.
 struct Sections<'a> {
     line_codes: [u8; LINES],
-    lines: usize,
     word_masks: [u8; LINES],
-    escaped_lines: usize,
     word_codes: [u8; WORDS],
-    words: usize,
     byte_masks: [u8; WORDS],
-    escaped_words: usize,
     out: &'a mut [u8; MAX_RECORD],
+}
+
+/// How far each section is filled. Passed by value, to stay in registers.
+#[derive(Clone, Copy, Default)]
+struct Filled {
+    line_codes: usize,
+    word_masks: usize,
+    word_codes: usize,
+    byte_masks: usize,
     /// Bytes of data, from [`DATA`] on.
     data: usize,
     /// The word that the last word code produced.
@@ -54,134 +59,115 @@ struct Sections<'a> {
 fn diff(kind: Kind, changes: &Changes, old: &Page, new: &Page, out: &mut [u8; MAX_RECORD]) -> Option<usize> {
     let mut sections = Sections {
         line_codes: [0; LINES],
-        lines: 0,
         word_masks: [0; LINES],
-        escaped_lines: 0,
         word_codes: [0; WORDS],
-        words: 0,
         byte_masks: [0; WORDS],
-        escaped_words: 0,
         out,
-        data: 0,
-        last: 0,
     };
+    let mut filled = Filled::default();
     let (old, new) = (old.as_chunks::<LINE>().0, new.as_chunks::<LINE>().0);
     let mut lines = u64::from_le_bytes(changes.lines);
     while lines != 0 {
         let line = lines.trailing_zeros() as usize;
         lines &= lines - 1;
-        sections.line(changes.words[line], &old[line], &new[line])?;
+        filled = sections.line(filled, changes.words[line], &old[line], &new[line])?;
     }
-    sections.finish(kind, &changes.lines)
+    sections.finish(&filled, kind, &changes.lines)
 }
 
 impl Sections<'_> {
-    fn line(&mut self, mask: u8, old: &[u8; LINE], new: &[u8; LINE]) -> Option<()> {
-        let before = (self.words, self.escaped_words, self.data, self.last);
+    #[inline]
+    fn line(&mut self, before: Filled, mask: u8, old: &[u8; LINE], new: &[u8; LINE]) -> Option<Filled> {
         let (old, words) = (old.as_chunks::<8>().0, new.as_chunks::<8>().0);
         if words.iter().fold(0, |any, word| any | u64::from_ne_bytes(*word)) == 0 {
-            self.line_code(table::LINE_ZERO);
-            return Some(());
+            return Some(self.line_code(before, table::LINE_ZERO));
         }
+        let mut filled = before;
         let mut left = mask;
         while left != 0 {
             let word = left.trailing_zeros() as usize;
             left &= left - 1;
-            self.word(u64::from_le_bytes(old[word]), u64::from_le_bytes(words[word]))?;
+            filled = self.word(filled, u64::from_le_bytes(old[word]), u64::from_le_bytes(words[word]))?;
         }
         let code = LINE_CODES[usize::from(mask)];
-        let bytes = self.escaped_words - before.1 + self.data - before.2 + usize::from(code == ESCAPE);
+        let masks = filled.byte_masks - before.byte_masks + usize::from(code == ESCAPE);
+        let bytes = masks + filled.data - before.data;
         // In half bytes, as word codes are.
-        if 2 * bytes + (self.words - before.0) < 2 * LINE {
-            self.line_code(code);
-            if code == ESCAPE {
-                self.word_masks[self.escaped_lines] = mask;
-                self.escaped_lines += 1;
-            }
-        } else {
-            (self.words, self.escaped_words, self.data, self.last) = before;
-            self.line_code(table::LINE_LITERAL);
-            *self.out.get_mut(DATA + self.data..)?.first_chunk_mut()? = *new;
-            self.data += LINE;
+        if 2 * bytes + (filled.word_codes - before.word_codes) >= 2 * LINE {
+            *self.out.get_mut(DATA + before.data..)?.first_chunk_mut()? = *new;
+            return Some(self.line_code(Filled { data: before.data + LINE, ..before }, table::LINE_LITERAL));
         }
-        Some(())
+        if code == ESCAPE {
+            self.word_masks[filled.word_masks] = mask;
+            filled.word_masks += 1;
+        }
+        Some(self.line_code(filled, code))
     }
 
-    fn word(&mut self, old: u64, new: u64) -> Option<()> {
+    #[inline]
+    fn word(&mut self, mut filled: Filled, old: u64, new: u64) -> Option<Filled> {
         let mask = narrow(old ^ new);
-        let extend = EXTEND[8 - new.leading_zeros() as usize / 8];
-        let replace = REPLACE[usize::from(mask)];
-        let mut choice = if extend.cost <= replace.cost { extend } else { replace };
-        if new == self.last && new != 0 {
-            choice.code = table::WORD_REPEAT;
+        let significant = 8 - new.leading_zeros() as usize / 8;
+        let mut choice = EXTEND[significant].min(REPLACE[usize::from(mask)]);
+        if new == filled.last {
+            choice = choice.min(table::REPEAT);
         }
-        self.word_codes[self.words] = choice.code;
-        self.words += 1;
-        self.last = new;
-        let (data, len) = if choice.code == ESCAPE {
-            self.byte_masks[self.escaped_words] = mask;
-            self.escaped_words += 1;
-            (pack(new, mask), mask.count_ones() as usize)
+        let code = choice & 15;
+        self.word_codes[filled.word_codes] = code;
+        filled.word_codes += 1;
+        filled.last = new;
+        let (data, len) = if code == ESCAPE {
+            self.byte_masks[filled.byte_masks] = mask;
+            filled.byte_masks += 1;
+            (Moves::of(mask).pack(new), mask.count_ones() as usize)
         } else {
-            let apply = &APPLY[usize::from(choice.code)];
+            let apply = &APPLY[usize::from(code)];
             (new >> apply.shift, usize::from(apply.len))
         };
         // All eight bytes: what is too much is overwritten by the next word.
-        *self.out.get_mut(DATA + self.data..)?.first_chunk_mut()? = data.to_le_bytes();
-        self.data += len;
-        Some(())
+        *self.out.get_mut(DATA + filled.data..)?.first_chunk_mut()? = data.to_le_bytes();
+        filled.data += len;
+        Some(filled)
     }
 
-    fn line_code(&mut self, code: u8) {
-        self.line_codes[self.lines] = code;
-        self.lines += 1;
+    #[inline]
+    fn line_code(&mut self, mut filled: Filled, code: u8) -> Filled {
+        self.line_codes[filled.line_codes] = code;
+        filled.line_codes += 1;
+        filled
     }
 
     /// Puts the sections in order; `None` if the record is no shorter than a raw one.
-    fn finish(self, kind: Kind, lines: &[u8; LINES / 8]) -> Option<usize> {
-        let groups = lines.iter().filter(|&&group| group != 0).count();
-        let masks = 1
-            + groups
-            + self.lines.div_ceil(2)
-            + self.escaped_lines
-            + self.words.div_ceil(2)
-            + self.escaped_words;
-        let body = masks + self.data;
+    fn finish(self, filled: &Filled, kind: Kind, lines: &[u8; LINES / 8]) -> Option<usize> {
+        let mut line_masks = [0; LINES / 8];
+        let (mut group_mask, mut groups) = (0, 0);
+        for (bit, &mask) in lines.iter().enumerate() {
+            // Without a branch: a mask of 0 is overwritten by the next one.
+            line_masks[groups] = mask;
+            groups += usize::from(mask != 0);
+            group_mask |= u8::from(mask != 0) << bit;
+        }
+        let codes = filled.line_codes.div_ceil(2) + filled.word_codes.div_ceil(2);
+        let masks = 1 + groups + filled.word_masks + filled.byte_masks;
+        let body = codes + masks + filled.data;
         let mut length = [0; MAX_VARINT];
         let length_len = varint::write(body as u64, &mut length);
         let head = 1 + length_len;
         if head + body > PAGE {
             return None;
         }
-        self.out.copy_within(DATA..DATA + self.data, head + masks);
+        self.out.copy_within(DATA..DATA + filled.data, head + codes + masks);
         let mut out = Out { bytes: self.out, at: 0 };
         out.put(&[kind as u8]);
         out.put(&length[..length_len]);
-        let mut group_mask = 0;
-        for (bit, &group) in lines.iter().enumerate() {
-            group_mask |= u8::from(group != 0) << bit;
-        }
         out.put(&[group_mask]);
-        for &group in lines.iter().filter(|&&group| group != 0) {
-            out.put(&[group]);
-        }
-        out.put_codes(&self.line_codes[..self.lines]);
-        out.put(&self.word_masks[..self.escaped_lines]);
-        out.put_codes(&self.word_codes[..self.words]);
-        out.put(&self.byte_masks[..self.escaped_words]);
+        out.put(&line_masks[..groups]);
+        out.put_codes(&self.line_codes[..filled.line_codes]);
+        out.put(&self.word_masks[..filled.word_masks]);
+        out.put_codes(&self.word_codes[..filled.word_codes]);
+        out.put(&self.byte_masks[..filled.byte_masks]);
         Some(head + body)
     }
-}
-
-/// The bytes of `word` that `mask` marks, moved together.
-fn pack(word: u64, mut mask: u8) -> u64 {
-    let (mut packed, mut shift) = (0, 0);
-    while mask != 0 {
-        packed |= (word >> (8 * mask.trailing_zeros()) & 0xff) << shift;
-        shift += 8;
-        mask &= mask - 1;
-    }
-    packed
 }
 
 struct Out<'a> {

@@ -28,9 +28,6 @@ enum WordCode {
     Escaped,
 }
 
-/// Word code of a word that equals the one coded before it.
-pub(super) const WORD_REPEAT: u8 = 1;
-
 const WORD_CODES: [WordCode; 16] = [
     WordCode::Extend(0),
     WordCode::Repeat,
@@ -99,52 +96,47 @@ pub(super) static PAIR_LEN: [u16; 256] = {
     table
 };
 
-/// How an encoder may carry a word.
-#[derive(Clone, Copy)]
-pub(super) struct Choice {
-    pub(super) code: u8,
-    /// Bytes, an escaped mask included.
-    pub(super) cost: u8,
-}
+/// How an encoder may carry a word: what it costs in the high half, its code in the low half.
+/// The lesser of two is the better: of equal cost, a code is quicker than the ones after it.
+pub(super) type Choice = u8;
 
-/// By mask of changed bytes: the cheapest way that keeps the other bytes.
-/// Covering a gap beats an escape of the same cost, since it is quicker.
+/// The choice of a word that equals the one coded before it.
+pub(super) const REPEAT: Choice = choice(0, 1);
+
+/// By mask of changed bytes: the best choice that keeps the other bytes.
 pub(super) static REPLACE: [Choice; 256] = {
-    let mut table = [Choice { code: ESCAPE, cost: 0 }; 256];
-    let mut mask: u8 = 0;
-    loop {
-        let escape = 1 + mask.count_ones().to_le_bytes()[0];
-        let mut best = Choice { code: ESCAPE, cost: escape };
+    let mut table = [Choice::MAX; 256];
+    let mut mask: usize = 0;
+    while mask < 256 {
+        table[mask] = choice(1 + mask.count_ones(), ESCAPE);
         let mut code: u8 = 0;
         while code < ESCAPE {
-            if let Some(covered) = covers(WORD_CODES[code as usize]) {
-                let cost = covered.count_ones().to_le_bytes()[0];
-                if mask & !covered == 0 && (cost < best.cost || (cost == best.cost && best.code == ESCAPE)) {
-                    best = Choice { code, cost };
-                }
+            let covered = match WORD_CODES[code as usize] {
+                WordCode::Replace(covered) => covered,
+                WordCode::Extend(8) => 0xff,
+                _ => 0,
+            };
+            let candidate = choice(covered.count_ones(), code);
+            if covered != 0 && mask & !(covered as usize) == 0 && candidate < table[mask] {
+                table[mask] = candidate;
             }
             code += 1;
-        }
-        table[mask as usize] = best;
-        if mask == 255 {
-            break;
         }
         mask += 1;
     }
     table
 };
 
-/// By number of significant bytes in the new word: the cheapest way that zero-extends.
+/// By number of significant bytes in the new word: the best choice that zero-extends.
 pub(super) static EXTEND: [Choice; 9] = {
-    let mut table = [Choice { code: 0, cost: u8::MAX }; 9];
+    let mut table = [Choice::MAX; 9];
     let mut code: u8 = 0;
     while code < ESCAPE {
         if let WordCode::Extend(len) = WORD_CODES[code as usize] {
             let mut significant = 0;
             while significant <= len as usize {
-                let cost = len.to_le_bytes()[0];
-                if cost < table[significant].cost {
-                    table[significant] = Choice { code, cost };
+                if choice(len, code) < table[significant] {
+                    table[significant] = choice(len, code);
                 }
                 significant += 1;
             }
@@ -153,6 +145,72 @@ pub(super) static EXTEND: [Choice; 9] = {
     }
     table
 };
+
+const fn choice(cost: u32, code: u8) -> Choice {
+    cost.to_le_bytes()[0] << 4 | code
+}
+
+/// For an escaped mask: the bytes that move in each of three steps, by 1, 2 and 4
+/// places, and the mask itself, all as masks of whole bytes. (Compress and expand
+/// in parallel: Warren, Hacker's Delight, 7-4 and 7-5, with bytes for bits.)
+#[derive(Clone, Copy)]
+pub(super) struct Moves {
+    steps: [u64; 3],
+    mask: u64,
+}
+
+/// By mask.
+static MOVES: [Moves; 256] = {
+    let mut table = [Moves { steps: [0; 3], mask: 0 }; 256];
+    let mut mask: u8 = 0;
+    loop {
+        let mut left = mask;
+        let mut gaps = !mask << 1;
+        let mut step = 0;
+        while step < 3 {
+            // Bit n: whether the gaps below byte n are odd in number.
+            let mut odd = gaps ^ gaps << 1;
+            odd ^= odd << 2;
+            odd ^= odd << 4;
+            let moving = odd & left;
+            left = (left ^ moving) | moving >> (1 << step);
+            gaps &= !odd;
+            table[mask as usize].steps[step] = widen(moving);
+            step += 1;
+        }
+        table[mask as usize].mask = widen(mask);
+        if mask == 255 {
+            break;
+        }
+        mask += 1;
+    }
+    table
+};
+
+impl Moves {
+    pub(super) fn of(mask: u8) -> &'static Self {
+        &MOVES[usize::from(mask)]
+    }
+
+    /// The bytes of `word` that the mask marks, moved together to the low end.
+    pub(super) fn pack(&self, word: u64) -> u64 {
+        let mut word = word & self.mask;
+        for (step, moving) in self.steps.iter().enumerate() {
+            let moved = word & moving;
+            word = (word ^ moved) | moved >> (8 << step);
+        }
+        word
+    }
+
+    /// `word`, in which the bytes of `data` replace those that the mask marks.
+    pub(super) fn unpack(&self, data: u64, word: u64) -> u64 {
+        let mut data = data;
+        for (step, moving) in self.steps.iter().enumerate().rev() {
+            data = (data & !moving) | (data << (8 << step) & moving);
+        }
+        (word & !self.mask) | (data & self.mask)
+    }
+}
 
 /// By word mask: the line code that stands for it.
 pub(super) static LINE_CODES: [u8; 256] = {
@@ -164,15 +222,6 @@ pub(super) static LINE_CODES: [u8; 256] = {
     }
     table
 };
-
-/// The bytes that a code replaces while it keeps all others, if it does so.
-const fn covers(code: WordCode) -> Option<u8> {
-    match code {
-        WordCode::Replace(mask) => Some(mask),
-        WordCode::Extend(8) => Some(0xff),
-        _ => None,
-    }
-}
 
 /// 0xff in each byte of which the mask has the bit.
 pub(super) const fn widen(mask: u8) -> u64 {
@@ -211,21 +260,41 @@ mod tests {
     #[test]
     fn every_choice_covers_what_changed_at_the_stated_cost() {
         for mask in 1..=255_u8 {
-            let choice = REPLACE[usize::from(mask)];
-            if choice.code == ESCAPE {
-                assert_eq!(u32::from(choice.cost), 1 + mask.count_ones());
+            let (cost, code) = (REPLACE[usize::from(mask)] >> 4, REPLACE[usize::from(mask)] & 15);
+            if code == ESCAPE {
+                assert_eq!(u32::from(cost), 1 + mask.count_ones());
             } else {
-                let apply = APPLY[usize::from(choice.code)];
+                let apply = APPLY[usize::from(code)];
                 assert_eq!(widen(mask) & !apply.take, 0, "{mask:08b}");
-                assert_eq!(apply.len, choice.cost);
-                assert!(u32::from(choice.cost) <= 1 + mask.count_ones());
+                assert_eq!(apply.len, cost);
+                assert!(u32::from(cost) <= 1 + mask.count_ones());
             }
         }
         for (significant, choice) in EXTEND.iter().enumerate() {
-            assert!(usize::from(choice.cost) >= significant);
-            assert_eq!(APPLY[usize::from(choice.code)].len, choice.cost);
+            assert!(usize::from(choice >> 4) >= significant);
+            let apply = APPLY[usize::from(choice & 15)];
+            assert_eq!((apply.len, apply.keep), (choice >> 4, 0));
         }
-        assert_eq!(EXTEND[0].cost, 0);
+        assert_eq!(APPLY[usize::from(REPEAT)].repeat, u64::MAX);
+        assert!(EXTEND[0] < REPEAT && REPEAT < EXTEND[1]);
+    }
+
+    #[test]
+    fn packing_moves_bytes_as_one_by_one() {
+        let word = 0x8877_6655_4433_2211_u64;
+        for mask in 0..=255_u8 {
+            let marked = (0..8).filter(|bit| mask & 1 << bit != 0);
+            let mut packed = [0; 8];
+            for (to, bit) in packed.iter_mut().zip(marked.clone()) {
+                *to = word.to_le_bytes()[bit];
+            }
+            let packed = u64::from_le_bytes(packed);
+            let moves = Moves::of(mask);
+            assert_eq!(moves.pack(word), packed, "{mask:08b}");
+            let old = !word;
+            let rest = u64::MAX.checked_shl(8 * mask.count_ones()).unwrap_or(0);
+            assert_eq!(moves.unpack(packed | rest, old), (old & !widen(mask)) | (word & widen(mask)));
+        }
     }
 
     #[test]

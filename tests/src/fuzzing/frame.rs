@@ -6,8 +6,9 @@ use super::Input;
 
 /// Limit of the parsers' payloads.
 const LIMIT: usize = 600;
-/// Below the number of bad payloads in a row that are searched for frames.
-const MAX_DAMAGED: usize = 15;
+/// Most frames that are damaged. With the frames inside their payloads, there are
+/// then fewer bad payloads in a row than the parser searches for frames.
+const MAX_DAMAGED: usize = 7;
 
 /// An odd first byte: the rest is a stream. An even one: it says how to build a stream.
 pub fn run(data: &[u8]) {

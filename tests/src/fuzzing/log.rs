@@ -5,6 +5,8 @@ use llm_core::time::Instant;
 
 use super::Input;
 
+static TOO_LONG: &[u8] = &[0; MAX_PACKET + 1];
+
 /// An odd first byte: the rest is a log. An even one: it says how to build one.
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
@@ -59,7 +61,7 @@ fn check(log: &[u8], piece: usize) -> (Vec<Record<'_>>, Option<LogError>) {
 }
 
 fn built(input: &mut Input<'_>, piece: usize) {
-    let mut buf = vec![0; 1 << 18];
+    let mut buf = [0; 64 * (HEADER + 31)];
     let first = input.u64() / 2;
     let mut writer = LogWriter::new(&mut buf, first);
     let (mut entries, mut epoch) = (Vec::new(), 0);
@@ -73,8 +75,7 @@ fn built(input: &mut Input<'_>, piece: usize) {
         assert_eq!(writer.append(&entry), Ok(first + entries.len() as u64));
         entries.push(entry);
     }
-    let too_long = vec![0; MAX_PACKET + 1];
-    let entry = Entry { epoch, time: Instant::ZERO, vif: 0, flags: Flags::NONE, packet: &too_long };
+    let entry = Entry { epoch, time: Instant::ZERO, vif: 0, flags: Flags::NONE, packet: TOO_LONG };
     assert!(writer.append(&entry).is_err());
     let len = writer.finish();
     let log = &mut buf[..len];
