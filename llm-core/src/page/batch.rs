@@ -14,7 +14,8 @@ mod tests;
 pub const MAX_PAGE_HEAD: usize = 1 + MAX_VARINT;
 
 const OP_BYTES: u8 = 0;
-/// Bits of a page operation: `1 | NOT_KEPT | FOLLOWS`, less one, plus one.
+/// A page operation says whether the page is kept, and whether its number follows
+/// the one before or comes as a difference.
 const OP_PAGE: u8 = 1;
 const OP_PAGE_FOLLOWS: u8 = 2;
 const OP_PAGE_NOT_KEPT: u8 = 3;
