@@ -72,7 +72,9 @@ const DOM0_PROGRAMS: [&str; 16] = [
 ];
 
 /// Programs of Dom0 from this machine.
-const DOM0_HOST_PROGRAMS: [&str; 4] = ["/usr/bin/bash", "/usr/sbin/ip", "/usr/sbin/tc", "/usr/sbin/bridge"];
+/// dash is /bin/sh, as on Debian: busybox' shell runs its own small `ip` whatever `PATH` says.
+const DOM0_HOST_PROGRAMS: [&str; 5] =
+    ["/usr/bin/bash", "/usr/bin/dash", "/usr/sbin/ip", "/usr/sbin/tc", "/usr/sbin/bridge"];
 
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
@@ -226,7 +228,6 @@ fn program(tree: &mut Tree, packages: &Packages, at: &str, from: &Path) -> Resul
 fn busybox(tree: &mut Tree, packages: &Packages) -> Result<()> {
     let busybox = packages.find("busybox")?;
     tree.copy("usr/bin/busybox", 0o755, &busybox);
-    tree.symlink("usr/bin/sh", "busybox");
     let list = run(Command::new(&busybox).arg("--list"))?;
     for name in String::from_utf8_lossy(&list.stdout).lines() {
         tree.symlink(&format!("usr/lib/busybox/{name}"), "/usr/bin/busybox");
@@ -237,6 +238,7 @@ fn busybox(tree: &mut Tree, packages: &Packages) -> Result<()> {
 fn base_tree(packages: &Packages, modules: &ModuleSource<'_>) -> Result<Tree> {
     let mut tree = skeleton();
     busybox(&mut tree, packages)?;
+    tree.symlink("usr/bin/sh", "dash");
     for name in DOM0_HOST_PROGRAMS {
         program(&mut tree, packages, name, Path::new(name))?;
     }
@@ -273,6 +275,7 @@ fn overlay_tree(paths: &Paths, packages: &Packages, programs: &Programs) -> Resu
     if let Some(llm) = &programs.llm {
         program(&mut tree, packages, "usr/sbin/llm", llm)?;
     }
+    tree.bytes("etc/xen/xl.conf", 0o644, "# The defaults.\n");
     tree.bytes("etc/xen/scripts/lab-vif", 0o755, LAB_VIF);
     let shipped = paths.workspace.join("llm-dom0/hotplug/llm-vif");
     if shipped.exists() {
@@ -287,6 +290,7 @@ fn overlay_tree(paths: &Paths, packages: &Packages, programs: &Programs) -> Resu
 fn guest_tree(packages: &Packages, modules: &ModuleSource<'_>, programs: &Programs) -> Result<Tree> {
     let mut tree = skeleton();
     busybox(&mut tree, packages)?;
+    tree.symlink("usr/bin/sh", "busybox");
     program(&mut tree, packages, "usr/bin/redis-server", &packages.find("redis-server")?)?;
     program(&mut tree, packages, "usr/sbin/nginx", &packages.find("nginx")?)?;
     program(&mut tree, packages, "usr/bin/guest-tool", &programs.guest_tool)?;

@@ -62,7 +62,7 @@ pub fn start(paths: &Paths, namespace: &Namespace, machine: &Machine, number: us
         .args([
             "-append",
             &format!(
-                "console=com1 com1=115200,8n1 dom0_mem={0}M,max:{0}M loglvl=warning noreboot",
+                "console=com1 com1=115200,8n1 dom0_mem={0}M,max:{0}M loglvl=warning noreboot spec-ctrl=eager-fpu",
                 machine.dom0_mib
             ),
         ])
