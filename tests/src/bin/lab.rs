@@ -70,10 +70,13 @@ enum Action {
         /// 1 or 2.
         host: HostNumber,
     },
-    /// Create the guest on a host and wait until it answers.
+    /// Create a guest on a host and wait until it answers.
     Guest {
         /// 1 or 2.
         host: HostNumber,
+        /// `guest`; `plain`, the same with a network script that knows nothing of llm; `tiny`, 4 MiB without a network.
+        #[arg(default_value = lab::guest::NAME, value_parser = [lab::guest::NAME, lab::guest::PLAIN, lab::guest::TINY])]
+        which: String,
     },
     /// Kill a host, as a power cut does.
     Kill {
@@ -174,7 +177,7 @@ fn act(args: &Args) -> lab::Result<ExitCode> {
         Action::Put { host, from, to } => attach()?.host(host.0).put(from, to)?,
         Action::Get { host, from, to } => drop(attach()?.host(host.0).get(from, to)?),
         Action::Console { host } => console(&args.name, host.0 + 1)?,
-        Action::Guest { host } => attach()?.guest_create(host.0)?,
+        Action::Guest { host, which } => attach()?.create(host.0, which)?,
         Action::Kill { host } => attach()?.host(host.0).kill()?,
         Action::Restart { host } => attach()?.host(host.0).restart()?,
         Action::Freeze { host } => attach()?.host(host.0).freeze()?,

@@ -9,7 +9,11 @@ use std::time::{Duration, Instant};
 
 /// Name of the service guest's domain.
 pub const NAME: &str = "guest";
-/// Its address.
+/// The same guest for the stock toolstack: with a plain network script. It has the same address, so only one can run.
+pub const PLAIN: &str = "plain";
+/// Name of the smallest guest.
+pub const TINY: &str = "tiny";
+/// The service guest's address.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 50);
 /// Its IPv6 address.
 pub const ADDRESS6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x50);
@@ -26,9 +30,8 @@ pub struct Config {
     /// Name of the domain and, with `.cfg`, of the file.
     pub name: &'static str,
     memory_mib: u32,
-    ramdisk: &'static str,
+    boot: &'static str,
     script: Option<&'static str>,
-    extra: &'static str,
 }
 
 impl Config {
@@ -41,33 +44,41 @@ impl Config {
     /// The file.
     #[must_use]
     pub fn text(&self) -> String {
-        let Self { name, memory_mib, ramdisk, script, extra } = self;
+        let Self { name, memory_mib, boot, script } = self;
         let vif = script.map_or_else(String::new, |script| {
             format!("vif = [ \"mac={MAC},bridge=xenbr0,script={script}\" ]\n")
         });
         format!(
-            "name = \"{name}\"\ntype = \"pvh\"\nkernel = \"/lab/vmlinuz\"\nramdisk = \"/lab/{ramdisk}\"\n\
-             extra = \"console=hvc0 loglevel=4 rdinit=/init {extra}\"\nmemory = {memory_mib}\nmaxmem = {memory_mib}\n\
-             vcpus = 1\n{vif}on_poweroff = \"destroy\"\non_reboot = \"destroy\"\non_crash = \"destroy\"\n"
+            "name = \"{name}\"\ntype = \"pvh\"\n{boot}memory = {memory_mib}\nmaxmem = {memory_mib}\nvcpus = 1\n{vif}\
+             on_poweroff = \"destroy\"\non_reboot = \"destroy\"\non_crash = \"destroy\"\n"
         )
     }
 }
 
+const LINUX: &str = "kernel = \"/lab/vmlinuz\"\nramdisk = \"/lab/guest.cpio\"\n\
+    extra = \"console=hvc0 loglevel=4 rdinit=/init net.ifnames=0\"\n";
+
 /// The guests there are: `guest` (its vif made by the script that `llm` ships, where there is one), `plain` (the same with the
-/// lab's own script, for the stock toolstack) and `tiny` (no network, as little memory as boots, for recordings).
+/// lab's own script, for the stock toolstack) and `tiny` (4 MiB, no devices; see [`create_tiny`]).
 #[must_use]
 pub fn configs(shipped_script: bool) -> [Config; 3] {
     let script = if shipped_script { "llm-vif" } else { "lab-vif" };
-    let guest = Config {
-        name: NAME,
-        memory_mib: 128,
-        ramdisk: "guest.cpio",
-        script: Some(script),
-        extra: "net.ifnames=0",
-    };
-    let plain = Config { name: "plain", script: Some("lab-vif"), ..guest };
-    let tiny = Config { name: "tiny", memory_mib: 64, ramdisk: "tiny.cpio", script: None, extra: "" };
+    let guest = Config { name: NAME, memory_mib: 128, boot: LINUX, script: Some(script) };
+    let plain = Config { name: PLAIN, script: Some("lab-vif"), ..guest };
+    let tiny = Config { name: TINY, memory_mib: 4, boot: "kernel = \"/lab/tiny.elf\"\n", script: None };
     [guest, plain, tiny]
+}
+
+/// Creates the smallest guest: a unikernel that dirties 32 pages one after the other, a page each 10 ms. It can be saved,
+/// restored and checkpointed within a second or two.
+///
+/// # Errors
+/// When `xl create` fails.
+pub fn create_tiny(host: &Host) -> Result<()> {
+    host.check(&format!("xl create -q /lab/{TINY}.cfg"))?;
+    // It has no xenbus: Dom0 tells the toolstack its event channel for suspend requests.
+    host.check(&format!("xenstore-write /local/domain/$(xl domid {TINY})/device/suspend/event-channel 3"))
+        .map(drop)
 }
 
 /// Creates the guest `name` on a host and returns when its servers answer.

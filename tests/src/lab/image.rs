@@ -17,7 +17,8 @@ use std::process::Command;
 
 const DOM0_INIT: &str = include_str!("../../images/dom0-init");
 const GUEST_INIT: &str = include_str!("../../images/guest-init");
-const TINY_INIT: &str = include_str!("../../images/tiny-init");
+const TINY: &str = include_str!("../../images/tiny.S");
+const TINY_LINK: &str = include_str!("../../images/tiny.ld");
 const NGINX_CONF: &str = include_str!("../../images/nginx.conf");
 const REDIS_CONF: &str = include_str!("../../images/redis.conf");
 const LAB_VIF: &str = include_str!("../../images/lab-vif");
@@ -126,7 +127,7 @@ pub fn build(paths: &Paths, packages: &Packages, programs: &Programs, progress: 
 
     let modules = ModuleSource::new(paths, packages)?;
     let guest = store(&folder, "guest", &guest_tree(packages, &modules, programs)?, &mut built)?;
-    let tiny = store(&folder, "tiny", &tiny_tree(packages)?, &mut built)?;
+    let tiny = tiny(&folder, &mut built)?;
 
     let base_key = format!("{DOM0_MODULES:?}{DOM0_PROGRAMS:?}{DOM0_HOST_PROGRAMS:?}{:?}", packages.names);
     let base = format!("base-{:016x}.cpio", digest(&base_key));
@@ -135,7 +136,7 @@ pub fn build(paths: &Paths, packages: &Packages, programs: &Programs, progress: 
     let mut overlay = overlay_tree(paths, packages, programs)?;
     overlay.copy("lab/vmlinuz", 0o644, &kernel_path);
     overlay.copy("lab/guest.cpio", 0o644, &folder.join(guest));
-    overlay.copy("lab/tiny.cpio", 0o644, &folder.join(tiny));
+    overlay.copy("lab/tiny.elf", 0o644, &folder.join(tiny));
     let dom0 = format!("dom0-{:016x}.cpio", overlay.digest()? ^ digest(&base));
     once(&folder.join(&dom0), &mut built, |out| {
         // The kernel unpacks archives one after the other; a later file replaces an earlier one.
@@ -312,14 +313,27 @@ fn guest_tree(packages: &Packages, modules: &ModuleSource<'_>, programs: &Progra
     Ok(tree)
 }
 
-fn tiny_tree(packages: &Packages) -> Result<Tree> {
-    let mut tree = Tree::new();
-    for folder in ["dev", "proc", "sys"] {
-        tree.directory(folder);
-    }
-    tree.copy("bin/busybox", 0o755, &packages.find("busybox")?);
-    tree.bytes("init", 0o755, TINY_INIT);
-    Ok(tree)
+/// Assembles the smallest guest; the C compiler is there wherever Rust can link.
+fn tiny(folder: &Path, built: &mut Vec<String>) -> Result<String> {
+    let name = format!("tiny-{:016x}.elf", digest(&[TINY, TINY_LINK].concat()));
+    once(&folder.join(&name), built, |out| {
+        let [source, script, binary] = ["S", "ld", "elf"].map(|end| folder.join(format!("assembled.{end}")));
+        fs::write(&source, TINY)
+            .and_then(|()| fs::write(&script, TINY_LINK))
+            .context(|| "write tiny.S".to_owned())?;
+        let mut command = Command::new("cc");
+        command.args([
+            "-m32",
+            "-nostdlib",
+            "-static",
+            "-no-pie",
+            "-Wl,--build-id=none,--no-warn-rwx-segments,-T",
+        ]);
+        run(command.arg(&script).arg("-o").arg(&binary).arg(&source))?;
+        let data = fs::read(&binary).context(|| format!("read {}", binary.display()))?;
+        out.write_all(&data).context(|| "store tiny.elf".to_owned())
+    })?;
+    Ok(name)
 }
 
 /// The kernel's modules and what each needs.

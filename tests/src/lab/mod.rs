@@ -41,6 +41,7 @@ pub use state::{Process, State};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Time a host gets to boot.
@@ -49,6 +50,9 @@ pub const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 pub const GUEST_TIMEOUT: Duration = Duration::from_secs(90);
 /// Name of the lab and of its network namespace, when none is given.
 pub const DEFAULT_NAME: &str = "llmlab";
+
+/// Whether this process brought a lab up that is to end with it.
+static OWNER: AtomicBool = AtomicBool::new(false);
 
 /// How to bring a lab up.
 #[derive(Debug, Clone)]
@@ -104,6 +108,7 @@ impl Lab {
         let paths = Paths::new(&options.name);
         let lock = lock(&paths)?;
         refuse_second(&paths)?;
+        OWNER.store(true, Ordering::SeqCst);
         let packages = Packages::ensure(&paths, &options.progress)?;
         let programs = programs::build(&paths, &options.llm, &options.progress)?;
         let images = image::build(&paths, &packages, &programs, &options.progress)?;
@@ -150,6 +155,7 @@ impl Lab {
     /// Lets the lab run on after this is dropped.
     pub fn keep(mut self) {
         self.keep = true;
+        OWNER.store(false, Ordering::SeqCst);
     }
 
     /// Host 0 or 1. In names and addresses they are host1 (10.x.0.11) and host2 (10.x.0.12).
@@ -194,7 +200,18 @@ impl Lab {
     /// # Errors
     /// When `xl create` fails or nothing answers.
     pub fn guest_create(&self, host: usize) -> Result<()> {
-        guest::create(self.host(host), &self.namespace, guest::NAME, GUEST_TIMEOUT)
+        self.create(host, guest::NAME)
+    }
+
+    /// Creates the guest `name` of [`guest::configs`] on a host; one with a network is waited for until it answers.
+    ///
+    /// # Errors
+    /// When `xl create` fails or nothing answers.
+    pub fn create(&self, host: usize, name: &str) -> Result<()> {
+        if name == guest::TINY {
+            return guest::create_tiny(self.host(host));
+        }
+        guest::create(self.host(host), &self.namespace, name, GUEST_TIMEOUT)
     }
 
     /// Takes a host off a link, or back on it.
@@ -283,7 +300,7 @@ pub fn take_down(paths: &Paths) -> Result<()> {
     }
 }
 
-/// For binaries: takes the lab down on SIGINT and SIGTERM, and on a panic, then exits.
+/// For binaries: on SIGINT, SIGTERM, SIGHUP and on a panic takes the lab down that this process brought up, then exits.
 ///
 /// # Errors
 /// When the signal handler cannot be set.
@@ -295,15 +312,19 @@ pub fn clean_on_exit(name: &str) -> Result<()> {
     std::panic::set_hook(Box::new(move |info| {
         before(info);
         // Where a panic aborts no destructor runs.
-        let _ = take_down(&on_panic);
+        if OWNER.load(Ordering::SeqCst) {
+            let _ = take_down(&on_panic);
+        }
     }));
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
         .context(|| "set a signal handler".to_owned())?;
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            eprintln!("\nStopping the lab");
-            if let Err(error) = take_down(&paths) {
-                eprintln!("{error}");
+            if OWNER.load(Ordering::SeqCst) {
+                eprintln!("\nStopping the lab");
+                if let Err(error) = take_down(&paths) {
+                    eprintln!("{error}");
+                }
             }
             std::process::exit(128 + signal);
         }
