@@ -7,13 +7,20 @@
 pub mod frame;
 pub mod log;
 pub mod page;
+pub mod replication;
+pub mod stream;
 
 /// A body of a fuzz target: panics on a find.
 pub type Body = fn(&[u8]);
 
 /// Every target: its name, which is that of its file and its folders in `fuzz/`, and its body.
-pub const TARGETS: &[(&str, Body)] =
-    &[("log_parser", log::run), ("frame_parser", frame::run), ("page_decode", page::run)];
+pub const TARGETS: &[(&str, Body)] = &[
+    ("log_parser", log::run),
+    ("frame_parser", frame::run),
+    ("page_decode", page::run),
+    ("stream_parser", stream::run),
+    ("replication_ops", replication::run),
+];
 
 /// Takes numbers and bytes from the front of an input; zeros when it is used up.
 #[derive(Debug)]

@@ -1,5 +1,4 @@
 //! The machine beside the domain's copy.
-#![allow(clippy::result_large_err, reason = "no allocation here, and refusals are rare")]
 
 mod admit;
 mod data;

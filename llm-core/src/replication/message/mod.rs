@@ -13,7 +13,7 @@ mod tests;
 /// Longest domain name, bytes.
 pub const DOMAIN_MAX: usize = 64;
 /// Longest text of a refusal, bytes.
-pub const REFUSAL_TEXT_MAX: usize = 160;
+pub const REFUSAL_TEXT_MAX: usize = 96;
 /// Most addresses in one [`Addresses`].
 pub const ADDRESSES_MAX: usize = 16;
 /// A buffer of this many bytes takes every message.

@@ -113,8 +113,8 @@ fn what_is_wrong_is_named() {
 
 #[test]
 fn refusal_text_is_cut_at_a_character() {
-    let refusal = Refusal::new(RefuseReason::Mode, format_args!("{}{}", "x".repeat(159), "äöü"));
-    assert_eq!(refusal.text.len(), 159);
+    let refusal = Refusal::new(RefuseReason::Mode, format_args!("{}{}", "x".repeat(REFUSAL_TEXT_MAX - 1), "äöü"));
+    assert_eq!(refusal.text.len(), REFUSAL_TEXT_MAX - 1);
     assert!(std::format!("{refusal}").starts_with("the mode is not offered: xxx"));
 }
 
