@@ -11,7 +11,7 @@ const RECEIVER: &str = r#"
 printf 'xl migration receiver ready, send binary domain data.\n'
 head -c 16 >"$0.epoch"
 ln -sf /bin/sh "$0-libxl-save-helper"
-"$0-libxl-save-helper" -c 'dd bs=8 count=1 status=none | od -An -tx1 >"$0.order"' "$0" --restore-domain
+"$0-libxl-save-helper" -c 'echo $$ >"$0.helper"; dd bs=8 count=1 status=none | od -An -tx1 >"$0.order"' "$0" --restore-domain
 echo "Remus Failover for domain 7" >&2
 "#;
 
@@ -38,7 +38,7 @@ fn a_dropped_receiver_is_no_order() {
     let xl = FakeXl::new("drop", RECEIVER);
     let mut receiver = Receiver::start(xl.program(), WAIT).unwrap();
     receiver.write_all(b"one whole epoch.").unwrap();
-    until("the epoch", || xl.side("epoch").len() == 16);
+    until("the helper", || !xl.side("helper").is_empty());
     drop(receiver);
     assert!(xl.gone());
     assert_eq!(xl.side("order"), "");
@@ -73,8 +73,8 @@ fn victim() {
     if let Some(xl) = std::env::var_os("LLM_TEST_XL").map(PathBuf::from) {
         let mut receiver = Receiver::start(&xl, WAIT).unwrap();
         receiver.write_all(b"one whole epoch.").unwrap();
-        let epoch = xl.with_file_name("xl.epoch");
-        until("the epoch", || std::fs::read(&epoch).is_ok_and(|epoch| epoch.len() == 16));
+        let helper = xl.with_file_name("xl.helper");
+        until("the helper", || std::fs::read(&helper).is_ok_and(|pid| !pid.is_empty()));
         std::process::abort();
     }
 }
