@@ -154,7 +154,10 @@ fn digest(text: &str) -> u64 {
     hasher.finish()
 }
 
-/// Writes a file unless it is there, and removes older ones of its kind.
+/// Images of a kind that are kept: another lab may be running with an older one, and need it to restart a host.
+const KEPT: usize = 6;
+
+/// Writes a file unless it is there, and removes the oldest ones of its kind.
 fn once(
     path: &Path,
     built: &mut Vec<String>,
@@ -165,20 +168,27 @@ fn once(
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let kind = name.split_once('-').map_or(name.as_str(), |(kind, _)| kind).to_owned();
-    let folder = path.parent().unwrap_or(path);
-    if let Ok(list) = fs::read_dir(folder) {
-        for old in list.flatten().filter(|d| d.file_name().to_string_lossy().starts_with(&format!("{kind}-")))
-        {
-            // One that stays takes room and nothing else.
-            let _ = fs::remove_file(old.path());
-        }
-    }
+    prune(path.parent().unwrap_or(path), &kind);
     let part = path.with_extension("part");
     let mut out = BufWriter::new(File::create(&part).context(|| format!("create {}", part.display()))?);
     write(&mut out)?;
     out.flush().and_then(|()| fs::rename(&part, path)).context(|| format!("write {}", path.display()))?;
     built.push(name);
     Ok(())
+}
+
+fn prune(folder: &Path, kind: &str) {
+    let Ok(list) = fs::read_dir(folder) else { return };
+    let mut old: Vec<_> = list
+        .flatten()
+        .filter(|d| d.file_name().to_string_lossy().starts_with(&format!("{kind}-")))
+        .filter_map(|d| Some((d.metadata().ok()?.modified().ok()?, d.path())))
+        .collect();
+    old.sort();
+    for (_, path) in old.iter().rev().skip(KEPT - 1) {
+        // One that stays takes room and nothing else.
+        let _ = fs::remove_file(path);
+    }
 }
 
 fn store(folder: &Path, kind: &str, tree: &Tree, built: &mut Vec<String>) -> Result<String> {

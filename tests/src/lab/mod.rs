@@ -109,9 +109,13 @@ impl Lab {
         let lock = lock(&paths)?;
         refuse_second(&paths)?;
         OWNER.store(true, Ordering::SeqCst);
-        let packages = Packages::ensure(&paths, &options.progress)?;
-        let programs = programs::build(&paths, &options.llm, &options.progress)?;
-        let images = image::build(&paths, &packages, &programs, &options.progress)?;
+        let images = {
+            // Labs of other names share the cache: one of them fills it at a time.
+            let _alone = lock_cache(&paths)?;
+            let packages = Packages::ensure(&paths, &options.progress)?;
+            let programs = programs::build(&paths, &options.llm, &options.progress)?;
+            image::build(&paths, &packages, &programs, &options.progress)?
+        };
         let machine = qemu::Machine {
             images: paths.images(),
             xen: images.xen,
@@ -250,6 +254,14 @@ fn lock(paths: &Paths) -> Result<File> {
         name: paths.name.clone(),
         who: format!("another process holds {}", path.display()),
     })?;
+    Ok(file)
+}
+
+fn lock_cache(paths: &Paths) -> Result<File> {
+    fs::create_dir_all(&paths.cache).context(|| format!("make {}", paths.cache.display()))?;
+    let path = paths.cache.join("lock");
+    let file = File::create(&path).context(|| format!("create {}", path.display()))?;
+    flock(&file, FlockOperation::LockExclusive).context(|| format!("lock {}", path.display()))?;
     Ok(file)
 }
 
