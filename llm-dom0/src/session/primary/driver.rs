@@ -6,7 +6,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use llm_core::replication::{CheckpointReason, ConnectionId, Path, PrimaryEvent, PrimaryPhase};
+use llm_core::replication::{
+    CheckpointReason, ConnectionId, Path, PrimaryEvent, PrimaryPhase, Refusal, RefuseReason,
+};
 use llm_core::time::Instant;
 
 use super::event::{Event, SessionEvent};
@@ -14,7 +16,7 @@ use super::network::{Marks, Network};
 use super::pipe::PipeEvent;
 use super::session::{Session, machine_config};
 use super::status::{Report, Stage};
-use super::stream::{Stream, StreamConfig};
+use super::stream::{Stream, StreamConfig, StreamStartError};
 use super::watcher::{self, Seen, Watch};
 use super::{Outcome, PrimaryConfig, PrimaryError};
 use crate::clock;
@@ -133,7 +135,7 @@ impl Driver {
             if self.next.is_none() && self.session.go_if_due(now) {
                 self.watch.set_busy(true);
             }
-            if let Some(status) = self.session.stream.as_ref().and_then(Stream::ended) {
+            if let Some(status) = self.session.stream.as_ref().and_then(|s| s.ended()) {
                 self.xl_exited(status, now)?;
                 self.obey(now)?;
             }
@@ -213,6 +215,7 @@ impl Driver {
                 session.machine.handle_disconnected(connection, now);
                 session.paths.close(connection);
             }
+            SessionEvent::Started(started) => self.started(started, now),
             SessionEvent::Pipe(event) => self.handle_pipe(event, now)?,
             SessionEvent::Encoded(summary) => {
                 self.report.encoded(&summary);
@@ -336,16 +339,7 @@ impl Driver {
                 tracing::warn!("the backup was restarted and holds nothing: protecting anew");
                 self.wind_up(Next::NewSession, now);
             }
-            PrimaryEvent::Refused { refusal, .. } => {
-                tracing::warn!(%refusal, "the backup refuses");
-                self.report.note(format!("the backup refuses: {refusal}"));
-                let refused =
-                    PrimaryError::Refused { backup: self.config.backup.clone(), refusal: refusal.clone() };
-                if self.network.is_none() && !refusal.reason.may_pass() {
-                    return Err(refused);
-                }
-                self.check_start(now, |_, _| refused)?;
-            }
+            PrimaryEvent::Refused { refusal, .. } => return self.refused(refusal, now),
             PrimaryEvent::GoneUnprotected => {
                 tracing::warn!("the guest runs on UNPROTECTED, as the policy says");
                 self.let_everything_out();
@@ -368,20 +362,47 @@ impl Driver {
                 let next = self.after_release.take().unwrap_or(Next::End(Ok(Outcome::Released)));
                 self.wind_up(next, now);
             }
-            PrimaryEvent::StopDomain => {
-                tracing::error!("the backup has taken the domain over: the copy here is stopped");
-                self.stop_domain();
-                self.wind_up(Next::End(Ok(Outcome::TakenOver)), now);
-            }
+            PrimaryEvent::StopDomain => self.taken_over(now),
             other => tracing::warn!(event = ?other, "not understood"),
         }
         Ok(())
     }
 
+    fn refused(&mut self, refusal: Refusal, now: Instant) -> Result<(), PrimaryError> {
+        tracing::warn!(%refusal, "the backup refuses");
+        self.report.note(format!("the backup refuses: {refusal}"));
+        let reason = refusal.reason;
+        let error = PrimaryError::Refused { backup: self.config.backup.clone(), refusal };
+        match reason {
+            // An epoch of ours was committed, so what runs there is our domain.
+            RefuseReason::TakenOver if self.report.committed > 0 => {
+                self.taken_over(now);
+                Ok(())
+            }
+            RefuseReason::UnknownSession => {
+                self.wind_up(Next::NewSession, now);
+                Ok(())
+            }
+            reason if reason.may_pass() => self.check_start(now, |_, _| error),
+            _ if self.network.is_none() => Err(error),
+            // It may be mended: until then the policy holds.
+            _ => {
+                self.wind_up(Next::NewSession, now);
+                Ok(())
+            }
+        }
+    }
+
+    fn taken_over(&mut self, now: Instant) {
+        tracing::error!("the backup has taken the domain over: the copy here is stopped");
+        self.stop_domain();
+        self.wind_up(Next::End(Ok(Outcome::TakenOver)), now);
+    }
+
     /// Both connections stand for the first time: takes over the network and starts the stream.
     fn connected(&mut self) -> Result<(), PrimaryError> {
         let up = |path| self.session.machine.is_connected(path);
-        if !Path::ALL.into_iter().all(up) || self.session.stream.is_some() || self.next.is_some() {
+        if !Path::ALL.into_iter().all(up) || self.session.has_stream() || self.next.is_some() {
             return Ok(());
         }
         let domain = self.config.domain.clone();
@@ -412,7 +433,7 @@ impl Driver {
         };
         self.watch.set_busy(true);
         self.session
-            .start_stream(&config, &self.marks, pass, &self.events)
+            .start_stream(config, &self.marks, pass, &self.events)
             .map_err(|e| PrimaryError::Xen { domain, source: e.into() })?;
         if let Some(addresses) = self.network.as_ref().and_then(Network::addresses) {
             self.session.machine.set_addresses(addresses);
@@ -420,6 +441,26 @@ impl Driver {
         tracing::info!("first copy of the domain is on its way");
         self.report.stream_started();
         Ok(())
+    }
+
+    /// `xl remus` runs, or could not be started.
+    fn started(&mut self, started: Result<Box<Stream>, StreamStartError>, now: Instant) {
+        self.session.starting = false;
+        match started {
+            Ok(stream) => {
+                if self.next.is_some() {
+                    stream.break_off();
+                }
+                self.session.stream = Some(stream);
+            }
+            Err(error) => {
+                self.marks.end();
+                tracing::warn!(error = error_chain(&error), "xl remus cannot be started");
+                self.report.note(error_chain(&error));
+                let domain = self.config.domain.clone();
+                self.xl_failed(PrimaryError::Xen { domain, source: error.into() }, now);
+            }
+        }
     }
 
     fn start_watcher(&self, domain: &str) -> Result<(), PrimaryError> {
@@ -467,15 +508,22 @@ impl Driver {
                 Err(self.give_up(format!("xl remus ended and left it suspended: {words}"), now))
             }
             Ok(_) => {
-                self.xl_failures += 1;
-                if self.xl_failures >= XL_FAILURES_MAX {
-                    let error = PrimaryError::Toolstack { domain, last_words: words };
-                    self.end_by_release(Next::End(Err(error)), now);
-                } else {
-                    self.restart(now);
-                }
+                self.xl_failed(PrimaryError::Toolstack { domain, last_words: words }, now);
                 Ok(())
             }
+        }
+    }
+
+    /// Tries again with a new session, but not for ever: then protection ends with `error`.
+    fn xl_failed(&mut self, error: PrimaryError, now: Instant) {
+        if self.next.is_some() || self.after_release.is_some() {
+            return;
+        }
+        self.xl_failures += 1;
+        if self.xl_failures >= XL_FAILURES_MAX {
+            self.end_by_release(Next::End(Err(error)), now);
+        } else {
+            self.restart(now);
         }
     }
 
@@ -533,6 +581,9 @@ impl Driver {
                 stream.kill();
                 self.next.as_mut()?.1 = now + XL_PATIENCE;
             }
+            return None;
+        }
+        if self.session.starting {
             return None;
         }
         match self.next.take()?.0 {

@@ -6,6 +6,7 @@ use std::sync::mpsc::SyncSender;
 use llm_core::replication::{ConnectionId, Message, MessageError};
 
 use super::pipe::PipeEvent;
+use super::stream::{Stream, StreamStartError};
 use super::watcher::Seen;
 use crate::checkpoint::encode::EpochSummary;
 use crate::checkpoint::stream::StreamError;
@@ -56,6 +57,8 @@ pub(crate) enum SessionEvent {
         /// Why.
         end: PathEnd,
     },
+    /// `xl remus` runs, or could not be started.
+    Started(Result<Box<Stream>, StreamStartError>),
     /// From the checkpoint pipe.
     Pipe(PipeEvent),
     /// All batches of an epoch are queued.

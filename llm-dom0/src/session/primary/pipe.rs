@@ -153,7 +153,10 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for piece in stream.chunks(1000) {
-                    writer.write_all(piece).expect("write");
+                    // A reader that has given up breaks the pipe.
+                    if writer.write_all(piece).is_err() {
+                        break;
+                    }
                 }
                 drop(writer);
             });

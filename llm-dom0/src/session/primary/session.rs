@@ -1,16 +1,17 @@
 //! One session with the backup: its machine, its connections, its stream.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use llm_core::frame::Kind;
 use llm_core::replication::{EpochEnd, FIRST_EPOCH, Primary};
 use llm_core::time::Instant;
 
-use super::event::Event;
+use super::event::{Event, SessionEvent};
 use super::network::Marks;
 use super::paths::Paths;
-use super::stream::{Stream, StreamConfig, StreamStartError};
+use super::stream::{Stream, StreamConfig};
 use super::{PrimaryConfig, PrimaryError};
 use crate::checkpoint::encode::EpochSummary;
 use crate::clock;
@@ -23,7 +24,9 @@ pub(crate) struct Session {
     pub(crate) id: u64,
     pub(crate) machine: Primary,
     pub(crate) paths: Paths,
-    pub(crate) stream: Option<Stream>,
+    pub(crate) stream: Option<Box<Stream>>,
+    /// `xl` is on its way up.
+    pub(crate) starting: bool,
     /// `xl` is held: the guest runs, and a checkpoint can be started.
     pub(crate) held: bool,
     /// For each epoch that is not released: marks below this belong to it or an earlier one.
@@ -45,22 +48,35 @@ impl Session {
             machine: Primary::new(machine, clock::now()),
             paths: Paths::new(id, config.backup.clone(), config.buffer_limit, events.clone()),
             stream: None,
+            starting: false,
             held: false,
             limits: BTreeMap::new(),
             last_frames: BTreeMap::new(),
         }
     }
 
-    /// Starts `xl remus`.
+    /// Starts `xl remus` in a thread of its own, since `xl` takes its time and the
+    /// heartbeats must go on. The stream comes as an event.
     pub(crate) fn start_stream(
         &mut self,
-        config: &StreamConfig,
-        marks: &Marks,
+        config: StreamConfig,
+        marks: &Arc<Marks>,
         pass: impl FnMut(u64) + Send + 'static,
         events: &Sender<Event>,
-    ) -> Result<(), StreamStartError> {
-        self.stream = Some(Stream::start(config, marks, self.paths.bulk(), pass, events)?);
+    ) -> std::io::Result<()> {
+        let (session, marks, events) = (self.id, Arc::clone(marks), events.clone());
+        let bulk = Arc::clone(self.paths.bulk());
+        std::thread::Builder::new().name("start".into()).spawn(move || {
+            let started = Stream::start(&config, &marks, &bulk, pass, &events).map(Box::new);
+            let _ = events.send(Event::Session { session, event: SessionEvent::Started(started) });
+        })?;
+        self.starting = true;
         Ok(())
+    }
+
+    /// Whether `xl remus` runs or is on its way up.
+    pub(crate) fn has_stream(&self) -> bool {
+        self.starting || self.stream.is_some()
     }
 
     /// The guest's suspension for this epoch is past.
