@@ -36,6 +36,9 @@ pub(super) struct Plan {
     pub(super) timing: Timing,
     pub(super) policy: OnBackupLoss,
     pub(super) latency: [Nanos; 2],
+    /// The primary's driver lets out one packet at a time, so that some wait with their
+    /// epoch long committed.
+    pub(super) slow_egress: bool,
     /// Speed of each side's clock against true time, parts per million.
     pub(super) drift: [i64; 2],
     pub(super) faults: Vec<(Nanos, Fault)>,
@@ -65,6 +68,7 @@ impl Plan {
             timing,
             policy: if go_on { OnBackupLoss::GoOn } else { OnBackupLoss::Stop },
             latency,
+            slow_egress: rng.chance(40),
             drift,
             faults,
             heal_at,

@@ -50,10 +50,11 @@ pub(super) struct PrimaryHost {
     produced: u64,
     held: VecDeque<(u64, u64)>,
     releasable: u64,
+    slow_egress: bool,
 }
 
 impl PrimaryHost {
-    pub(super) fn new(config: PrimaryConfig, ctx: &Context) -> Self {
+    pub(super) fn new(config: PrimaryConfig, slow_egress: bool, ctx: &Context) -> Self {
         Self {
             state: State::new(),
             machine: Primary::new(config.clone(), ctx.clock(Side::Primary)),
@@ -70,6 +71,7 @@ impl PrimaryHost {
             produced: 0,
             held: VecDeque::new(),
             releasable: 0,
+            slow_egress,
         }
     }
 
@@ -236,6 +238,9 @@ impl PrimaryHost {
             self.held.pop_front();
             let protected = !ended && self.machine.closed().is_some();
             ctx.check.output(output, protected.then_some(self.config.session));
+            if self.slow_egress {
+                break;
+            }
         }
     }
 

@@ -195,7 +195,7 @@ impl World {
         };
         let mut config = PrimaryHost::config(ctx.rng.next() | 1, plan.timing);
         config.on_backup_loss = plan.policy;
-        let primary = PrimaryHost::new(config, &ctx);
+        let primary = PrimaryHost::new(config, plan.slow_egress, &ctx);
         if options.trace {
             println!("seed {seed}: {plan:?}");
         }

@@ -66,31 +66,46 @@ fn every_message_fits_and_comes_back() {
     }
 }
 
+/// The bytes of a vector in `docs/replication.md`, so that document and code cannot drift apart.
+fn vector(name: &str) -> std::vec::Vec<u8> {
+    let document = include_str!("../../../../docs/replication.md");
+    let mut lines = document.lines().skip_while(|line| *line != std::format!("```vector {name}"));
+    assert!(lines.next().is_some(), "docs/replication.md has no vector {name}");
+    let body = lines.take_while(|line| *line != "```").flat_map(str::split_whitespace);
+    body.map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
+}
+
 #[test]
-fn layout_is_stable() {
-    let mut buf = [0; MESSAGE_MAX];
-    #[rustfmt::skip]
-    let expected: &[u8] = &[
-        0,                      // Hello
-        1, 1,                   // versions
-        0,                      // features
-        7,                      // session
-        0,                      // resume: none
-        1,                      // path: bulk
-        0,                      // mode: remus
-        3, b'w', b'e', b'b',    // domain
-        0xc8, 0x01,             // 200 ms
-        0xe8, 0x07,             // 1000 ms
-        100,
-        0x80, 0x80, 0x02,       // 32768 pages
-        0xac, 0x02,             // sent 300
+fn layout_is_as_documented() {
+    let cases = [
+        ("hello", Message::Hello(hello())),
+        ("refuse", Message::Refuse(Refusal::new(RefuseReason::Version, format_args!("no")))),
+        ("commit", Message::Commit(Commit { epoch: 5, echo: 128 })),
+        ("taken-over", Message::TakenOver),
     ];
-    assert_eq!(Message::Hello(hello()).encode(&mut buf), Ok(expected));
-    let refusal = Refusal::new(RefuseReason::Version, format_args!("no"));
-    assert_eq!(Message::Refuse(refusal).encode(&mut buf), Ok(&[2, 0, 1, 1, 2, b'n', b'o'][..]));
-    let commit = Message::Commit(Commit { epoch: 5, echo: 128 });
-    assert_eq!(commit.encode(&mut buf), Ok(&[4, 5, 0x80, 1][..]));
-    assert_eq!(Message::TakenOver.encode(&mut buf), Ok(&[7][..]));
+    for (name, message) in cases {
+        let mut buf = [0; MESSAGE_MAX];
+        assert_eq!(message.encode(&mut buf).unwrap(), vector(name), "{name}");
+        assert_eq!(Message::decode(&vector(name)), Ok(message));
+    }
+    let end = crate::replication::EpochEnd::new(0x0102, 8192, 0x1122_3344_5566_7788, 2);
+    assert_eq!(end.as_wire(), vector("epoch-end"));
+}
+
+#[test]
+fn numbers_of_reasons_are_stable() {
+    let goodbye = |reason| Message::Goodbye(Goodbye { reason });
+    let refuse = |reason| Message::Refuse(Refusal::new(reason, format_args!("")));
+    let cases: [(Message, &[u8]); 4] = [
+        (goodbye(GoodbyeReason::ShuttingDown), &[6, 2]),
+        (refuse(RefuseReason::DomainBusy), &[2, 5, 1, 1, 0]),
+        (refuse(RefuseReason::UnknownSession), &[2, 8, 1, 1, 0]),
+        (refuse(RefuseReason::Corrupt), &[2, 11, 1, 1, 0]),
+    ];
+    for (message, bytes) in cases {
+        let mut buf = [0; MESSAGE_MAX];
+        assert_eq!(message.encode(&mut buf), Ok(bytes));
+    }
 }
 
 #[test]
@@ -113,7 +128,8 @@ fn what_is_wrong_is_named() {
 
 #[test]
 fn refusal_text_is_cut_at_a_character() {
-    let refusal = Refusal::new(RefuseReason::Mode, format_args!("{}{}", "x".repeat(REFUSAL_TEXT_MAX - 1), "äöü"));
+    let refusal =
+        Refusal::new(RefuseReason::Mode, format_args!("{}{}", "x".repeat(REFUSAL_TEXT_MAX - 1), "äöü"));
     assert_eq!(refusal.text.len(), REFUSAL_TEXT_MAX - 1);
     assert!(std::format!("{refusal}").starts_with("the mode is not offered: xxx"));
 }
