@@ -1,11 +1,12 @@
 //! The workspace's programs that go into the images, built by cargo.
 
 use super::command::run;
-use super::error::{LabError, Result};
+use super::error::{Context as _, LabError, Result};
 use super::image::Programs;
 use super::paths::Paths;
 use super::progress::Progress;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Which `llm` the hosts get.
@@ -21,11 +22,11 @@ pub enum Llm {
 
 pub(super) fn build(paths: &Paths, llm: &Llm, progress: &Progress) -> Result<Programs> {
     let step = progress.step("Building the lab's programs");
-    let agent = cargo(paths, "llm-tests", "lab-agent")?;
-    let guest_tool = cargo(paths, "llm-tests", "guest-tool")?;
+    let agent = strip(paths, &cargo(paths, "llm-tests", "lab-agent")?)?;
+    let guest_tool = strip(paths, &cargo(paths, "llm-tests", "guest-tool")?)?;
     let llm = match llm {
-        Llm::Build => Some(cargo(paths, "llm-dom0", "llm")?),
-        Llm::File(file) if file.is_file() => Some(file.clone()),
+        Llm::Build => Some(strip(paths, &cargo(paths, "llm-dom0", "llm")?)?),
+        Llm::File(file) if file.is_file() => Some(strip(paths, file)?),
         Llm::File(file) => {
             return Err(LabError::Missing {
                 what: format!("{}", file.display()),
@@ -36,6 +37,15 @@ pub(super) fn build(paths: &Paths, llm: &Llm, progress: &Progress) -> Result<Pro
     };
     step.done("built");
     Ok(Programs { agent, guest_tool, llm })
+}
+
+/// A copy without debug information, which would fill the memory that an initramfs lives in.
+fn strip(paths: &Paths, program: &Path) -> Result<PathBuf> {
+    let folder = paths.cache.join("programs");
+    fs::create_dir_all(&folder).context(|| format!("make {}", folder.display()))?;
+    let to = folder.join(program.file_name().unwrap_or_default());
+    run(Command::new("strip").arg("-o").arg(&to).arg(program))?;
+    Ok(to)
 }
 
 /// Builds a binary and returns its path, as cargo reports it.
