@@ -16,6 +16,7 @@ pub(super) fn run(common: &Common, args: &args::Backup) -> Result<Exit, Failure>
     let file = File::load(common.config.as_deref()).or_exit(Exit::Usage)?;
     let config = BackupConfig::new(&args.settings, &file).or_exit(Exit::Usage)?;
     host::check()?;
+    host::raise_priority();
 
     let service = Service::bind(backup::BackupConfig {
         listen: config.listen,

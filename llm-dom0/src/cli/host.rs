@@ -24,6 +24,13 @@ pub(super) fn check() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Lets heartbeats and acknowledgements go before other work on a busy Dom0.
+pub(super) fn raise_priority() {
+    if let Err(error) = rustix::process::setpriority_process(None, -15) {
+        tracing::warn!(%error, "cannot raise our priority: a busy host may look dead to its peer");
+    }
+}
+
 /// Whole pages in so many bytes.
 pub(super) fn pages(bytes: u64) -> u32 {
     u32::try_from(bytes / PAGE as u64).unwrap_or(u32::MAX)

@@ -40,6 +40,7 @@ pub(super) fn run(common: &Common, args: &args::Protect) -> Result<Exit, Failure
     let file = File::load(common.config.as_deref()).or_exit(Exit::Usage)?;
     let config = ProtectConfig::new(&args.settings, &file).or_exit(Exit::Usage)?;
     host::check()?;
+    host::raise_priority();
     let domain = find(&args.domain)?;
     check(&domain, config.unsafe_disks).or_exit(Exit::Domain)?;
     let config = primary_config(&domain, config).or_exit(Exit::Domain)?;

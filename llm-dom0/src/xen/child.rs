@@ -55,6 +55,8 @@ impl Child {
                 // We died before the line above: nobody would send the signal.
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
+            // The toolstack works at the usual priority, whatever ours is.
+            rustix::process::setpriority_process(None, 0)?;
             if let Some(fd) = &inherit {
                 rustix::io::fcntl_setfd(fd.as_fd(), rustix::io::FdFlags::empty())?;
             }

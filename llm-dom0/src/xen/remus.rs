@@ -175,10 +175,11 @@ pub struct Pacer {
 pub enum Held {
     /// It is stopped, the guest runs, and no checkpoint comes before [`Pacer::go`].
     Yes,
-    /// It may have begun the next checkpoint; it was let go on.
-    TooLate,
-    /// `xl` has ended.
-    Ended,
+    /// It is stopped, but may have begun the next checkpoint before that. The caller looks
+    /// whether the domain is or becomes suspended, and calls [`Pacer::go`] if so.
+    InDoubt,
+    /// It could not be stopped in time and goes on, or has ended.
+    No,
 }
 
 impl Pacer {
@@ -187,17 +188,16 @@ impl Pacer {
     /// `not_before` is a time at which the record `CHECKPOINT_END` had not been read
     /// yet: the start of the wait that ended with it. `xl` starts its timer after it
     /// has written that record, so if it stands still less than the interval after
-    /// `not_before`, it has not begun to suspend the guest. Otherwise it is let go on,
-    /// as a stop might leave the guest suspended.
+    /// `not_before`, it has not begun to suspend the guest.
     pub fn hold(&self, not_before: Instant) -> Held {
         if !self.child.signal(Signal::STOP) {
-            return Held::Ended;
+            return Held::No;
         }
-        let stopped = self.child.wait_stopped(STOP_TIMEOUT);
-        if stopped && not_before.elapsed() + HOLD_MARGIN < self.interval {
-            return Held::Yes;
+        if !self.child.wait_stopped(STOP_TIMEOUT) {
+            self.go();
+            return Held::No;
         }
-        if self.go() { Held::TooLate } else { Held::Ended }
+        if not_before.elapsed() + HOLD_MARGIN < self.interval { Held::Yes } else { Held::InDoubt }
     }
 
     /// Lets `xl` go on; a timer that ran out meanwhile starts the next checkpoint at

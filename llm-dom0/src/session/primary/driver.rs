@@ -236,7 +236,9 @@ impl Driver {
                 self.watch.set_busy(!held);
                 self.report.read(at);
                 if let Err(error) = self.session.machine.epoch_closed(epoch, at) {
-                    return Err(self.give_up(format!("the checkpoints are out of order: {error}"), now));
+                    tracing::error!(%error, "the checkpoints are out of order");
+                    self.report.note(error.to_string());
+                    self.restart(now);
                 }
             }
             // The exit of `xl` follows, and decides.
@@ -431,7 +433,6 @@ impl Driver {
             shadow_pages: self.config.shadow_pages,
             buffer_limit: self.config.buffer_limit,
         };
-        self.watch.set_busy(true);
         self.session
             .start_stream(config, &self.marks, pass, &self.events)
             .map_err(|e| PrimaryError::Xen { domain, source: e.into() })?;
@@ -601,8 +602,13 @@ impl Driver {
         }
     }
 
-    /// Tells the backup to take over, now, and stops the domain here.
+    /// Tells the backup to take over, now, and stops the domain here. Only if the backup
+    /// has something to take over with.
     fn give_up(&mut self, reason: String, now: Instant) -> PrimaryError {
+        if self.session.machine.committed().is_none() {
+            let domain = self.config.domain.clone();
+            return PrimaryError::Toolstack { domain, last_words: reason };
+        }
         self.session.machine.fail(now);
         self.session.transmit();
         self.stop_domain();

@@ -103,7 +103,8 @@ impl Stream {
             queue: Arc::clone(&queue),
             hold: {
                 let pacer = pacer.clone();
-                move |not_before| pacer.hold(not_before) == Held::Yes
+                // In doubt the watcher sees to it that the guest does not stay suspended.
+                move |not_before| pacer.hold(not_before) != Held::No
             },
             pass,
             events: {
@@ -173,6 +174,8 @@ struct EncodeThread {
 
 impl EncodeThread {
     fn run(self, send: impl Fn(SessionEvent)) {
+        // Encoding must not keep heartbeats waiting.
+        let _ = rustix::process::setpriority_process(None, 0);
         let mut encoder = Encoder::new(self.shadow_pages);
         while let Some(chunk) = self.queue.pop() {
             match self.feed(&mut encoder, &chunk, &send) {

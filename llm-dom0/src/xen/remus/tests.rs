@@ -75,7 +75,7 @@ fn starts_is_paced_and_ends_with_its_stream() {
     drop(stream);
     let status = remus.wait(WAIT).unwrap();
     assert!(!status.success());
-    assert_eq!(pacer.hold(Instant::now()), Held::Ended);
+    assert_eq!(pacer.hold(Instant::now()), Held::No);
     assert!(!pacer.go());
 }
 
@@ -86,7 +86,7 @@ fn a_late_stop_is_taken_back() {
     let (remus, stream) = Remus::start(&config).unwrap();
     let long_ago = Instant::now();
     std::thread::sleep(config.interval);
-    assert_eq!(remus.pacer().hold(long_ago), Held::TooLate);
+    assert_eq!(remus.pacer().hold(long_ago), Held::InDoubt);
     let mut stream = File::from(stream);
     // More than a pipe holds would have to come if it ran for ever; some ticks suffice.
     let mut ticks = [0; 40];
