@@ -114,7 +114,7 @@ fn xens_checker_accepts_a_rebuilt_epoch() {
     let end = usize::try_from(end.expect("an epoch")).expect("a small stream");
     // CHECKPOINT gives way to the END records of libxc and libxl.
     rebuilt.truncate(end - 8);
-    rebuilt.extend_from_slice(&[0; 16]);
+    rebuilt.resize(end + 8, 0);
     let dir = std::env::temp_dir().join(format!("llm-verify-{}", std::process::id()));
     fs::create_dir_all(&dir).expect("a folder");
     let verify = |name: &str, bytes: &[u8]| {
