@@ -105,7 +105,7 @@ fn xens_checker_accepts_a_rebuilt_epoch() {
     let (mut rebuilt, mut end) = (Vec::new(), None);
     let fed = encoder.feed(&stream, |output| match output {
         Output::Batch(batch) => {
-            rebuilder.apply(batch, |bytes| rebuilt.extend_from_slice(bytes)).expect("a batch")
+            rebuilder.apply(batch, |bytes| rebuilt.extend_from_slice(bytes)).expect("a batch");
         }
         Output::Epoch(epoch) => end = end.or(Some(epoch.checkpoint_end)),
         Output::Mark(_) => {}
