@@ -2,6 +2,8 @@
 
 use super::error::{NEEDS_ROOT, NetError, check_name};
 use super::netlink::{Change, Link, Netlink};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The bridge that keeps joined vifs: always down, so that it drops everything.
 ///
@@ -13,6 +15,9 @@ pub const HOLDING_BRIDGE: &str = "llm-hold";
 /// The address of bridge ports that have none of their own. It is the highest, since a
 /// bridge takes the lowest of its ports' as its own.
 const PORT_ADDRESS: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff];
+
+/// Twice the spanning tree protocol's usual forward delay of 15 s, and a little.
+const FORWARDING_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// The bridge that `port` is on; `None` if it is on none or only held ([`HOLDING_BRIDGE`]).
 ///
@@ -104,7 +109,7 @@ pub(super) fn enslave(nl: &mut Netlink, port: &Link, bridge: &Link) -> Result<()
 }
 
 /// Readies a TAP that was just made: the guest's MTU, an address that does not change the bridge's, no IPv6 of
-/// the host on it (its router solicitations would go to the guest), up, and on the bridge.
+/// the host on it (its router solicitations would go to the guest), up, on the bridge and forwarding.
 pub(super) fn set_up_tap(nl: &mut Netlink, tap: &Link, mtu: u32, bridge: &Link) -> Result<(), NetError> {
     let failed = |e| NetError::system(format!("set up {}", tap.name), NEEDS_ROOT, e);
     // No such file: a kernel without IPv6, which then sends none.
@@ -114,7 +119,19 @@ pub(super) fn set_up_tap(nl: &mut Netlink, tap: &Link, mtu: u32, bridge: &Link) 
     }
     let change = Change { mtu: Some(mtu), address: Some(PORT_ADDRESS), ..Change::default() };
     nl.change(tap.index, change).map_err(failed)?;
-    enslave(nl, tap, bridge)
+    enslave(nl, tap, bridge)?;
+    // The kernel lets a port forward only once its link watcher has run, and later with the spanning tree
+    // protocol. What is sent before is lost without a word.
+    let start = Instant::now();
+    while !nl.link_by_index(tap.index).map_err(failed)?.is_some_and(|l| l.forwarding) {
+        if start.elapsed() > FORWARDING_TIMEOUT {
+            let hint = "turn its spanning tree protocol off (ip link set BRIDGE type bridge stp_state 0), or see `bridge link`";
+            let what = format!("get port {} of bridge {} to forward", tap.name, bridge.name);
+            return Err(NetError::system(what, hint, std::io::ErrorKind::TimedOut));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// There is an interface of that index.

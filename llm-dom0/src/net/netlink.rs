@@ -25,7 +25,10 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
+const IFLA_BRPORT_STATE: u16 = 1;
+const BR_STATE_FORWARDING: u8 = 3;
 const NDA_LLADDR: u16 = 2;
 
 const AF_BRIDGE: u8 = 7;
@@ -50,6 +53,8 @@ pub(super) struct Link {
     pub(super) kind: String,
     /// A bridge that filters VLANs.
     pub(super) vlan_filtering: bool,
+    /// A bridge port that forwards.
+    pub(super) forwarding: bool,
 }
 
 /// How to change a link.
@@ -235,6 +240,12 @@ fn parse_link(body: &[u8]) -> Option<Link> {
                             link.vlan_filtering = attributes(value)
                                 .any(|(k, v)| k == IFLA_BR_VLAN_FILTERING && v.first() == Some(&1));
                         }
+                        // A master that is no bridge has other meanings for it, and is refused before.
+                        IFLA_INFO_SLAVE_DATA => {
+                            link.forwarding = attributes(value).any(|(k, v)| {
+                                k == IFLA_BRPORT_STATE && v.first() == Some(&BR_STATE_FORWARDING)
+                            });
+                        }
                         _ => {}
                     }
                 }
@@ -297,6 +308,9 @@ mod tests {
         let mut info = Vec::new();
         put_attribute(&mut info, IFLA_INFO_KIND, b"bridge\0");
         put_attribute(&mut info, IFLA_INFO_DATA | 0x8000, &data);
+        let mut port = Vec::new();
+        put_attribute(&mut port, IFLA_BRPORT_STATE, &[BR_STATE_FORWARDING]);
+        put_attribute(&mut info, IFLA_INFO_SLAVE_DATA, &port);
         put_attribute(&mut body, IFLA_LINKINFO, &info);
         body
     }
@@ -311,6 +325,7 @@ mod tests {
             master: Some(3),
             kind: "bridge".into(),
             vlan_filtering: true,
+            forwarding: true,
         };
         assert_eq!(parse_link(&reply()), Some(expected));
     }
