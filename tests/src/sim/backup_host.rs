@@ -1,9 +1,9 @@
 //! The backup host: a toy driver and a toolstack that takes whole epochs.
 
 use super::check::{Copy, Rule};
+use super::context::{Context, State};
 use super::net::{Body, Packet};
 use super::primary_host::index;
-use super::world::{Context, State};
 use super::{Nanos, Side};
 use llm_core::checksum::Digest;
 use llm_core::replication::{

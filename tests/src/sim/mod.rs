@@ -6,6 +6,7 @@
 
 mod backup_host;
 mod check;
+mod context;
 mod net;
 mod plan;
 mod primary_host;

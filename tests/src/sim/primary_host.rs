@@ -1,9 +1,9 @@
 //! The primary host: a guest that produces numbered output, and a toy driver.
 
 use super::check::Rule;
+use super::context::{Context, State};
 use super::net::{Body, Packet};
 use super::rng::mix;
-use super::world::{Context, State};
 use super::{MS, Nanos, Side};
 use llm_core::checksum::Digest;
 use llm_core::replication::{
