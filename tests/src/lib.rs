@@ -3,5 +3,6 @@ pub mod clients;
 pub mod fuzzing;
 pub mod lab;
 pub mod report;
+pub mod scenario;
 pub mod sim;
 pub mod stubdom;

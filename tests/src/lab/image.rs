@@ -21,6 +21,8 @@ const TINY: &str = include_str!("../../images/tiny.S");
 const TINY_LINK: &str = include_str!("../../images/tiny.ld");
 const NGINX_CONF: &str = include_str!("../../images/nginx.conf");
 const REDIS_CONF: &str = include_str!("../../images/redis.conf");
+/// What the guest serves at `/`.
+pub const INDEX_HTML: &str = "<!doctype html><title>guest</title><p>The guest is alive.</p>\n";
 const LAB_VIF: &str = include_str!("../../images/lab-vif");
 
 /// Modules of Dom0's kernel; those they need come along.
@@ -314,7 +316,7 @@ fn guest_tree(packages: &Packages, modules: &ModuleSource<'_>, programs: &Progra
     tree.bytes(
         "srv/www/index.html",
         0o644,
-        "<!doctype html><title>guest</title><p>The guest is alive.</p>\n",
+        INDEX_HTML,
     );
     let mut page = vec![0; 64 * 1024];
     pattern::fill(0, &mut page);
