@@ -120,8 +120,8 @@ pub(super) fn set_up_tap(nl: &mut Netlink, tap: &Link, mtu: u32, bridge: &Link) 
     let change = Change { mtu: Some(mtu), address: Some(PORT_ADDRESS), ..Change::default() };
     nl.change(tap.index, change).map_err(failed)?;
     enslave(nl, tap, bridge)?;
-    // The kernel lets a port forward only once its link watcher has run, and later with the spanning tree
-    // protocol. What is sent before is lost without a word.
+    // A port forwards once the kernel knows its link to be up, with the spanning tree protocol after twice
+    // the forward delay. What is sent before is lost without a word.
     let start = Instant::now();
     while !nl.link_by_index(tap.index).map_err(failed)?.is_some_and(|l| l.forwarding) {
         if start.elapsed() > FORWARDING_TIMEOUT {
