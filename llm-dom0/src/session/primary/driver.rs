@@ -1,13 +1,15 @@
 //! The main thread of a primary: hands what happens to the machine, and does
 //! what the machine says.
 
-use std::process::ExitStatus;
+mod ending;
+mod starting;
+
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use llm_core::replication::{
-    CheckpointReason, ConnectionId, Path, PrimaryEvent, PrimaryPhase, Refusal, RefuseReason,
+    CheckpointReason, ConnectionId, PrimaryEvent, PrimaryPhase, Refusal, RefuseReason,
 };
 use llm_core::time::Instant;
 
@@ -16,27 +18,14 @@ use super::network::{Marks, Network};
 use super::pipe::PipeEvent;
 use super::session::{Session, machine_config};
 use super::status::{Report, Stage};
-use super::stream::{Stream, StreamConfig, StreamStartError};
-use super::watcher::{self, Seen, Watch};
+use super::watcher::{Seen, Watch};
 use super::{Outcome, PrimaryConfig, PrimaryError};
 use crate::clock;
 use crate::control::PrimaryStatus;
 use crate::net::NetEvent;
-use crate::xen::privcmd::Privcmd;
-use crate::xen::toolstack::Xl;
 
 /// Longest sleep of the main thread: how stale a status can be.
 const TICK: Duration = Duration::from_millis(100);
-/// How long `xl` may take to resume the guest and exit.
-const XL_PATIENCE: Duration = Duration::from_secs(60);
-/// How long a backup may be unreachable, or busy, at the start.
-const START_PATIENCE: Duration = Duration::from_secs(10);
-/// Pause before the next session when one has failed.
-const RETRY: Duration = Duration::from_secs(2);
-/// Failures of `xl` in a row, without a commit between them, before we give in.
-const XL_FAILURES_MAX: u32 = 3;
-/// Time for a goodbye to reach the wire before the process ends.
-const PARTING: Duration = Duration::from_millis(300);
 
 /// What follows when the stream has ended.
 #[derive(Debug)]
@@ -395,260 +384,11 @@ impl Driver {
         }
     }
 
-    fn taken_over(&mut self, now: Instant) {
-        tracing::error!("the backup has taken the domain over: the copy here is stopped");
-        self.stop_domain();
-        self.wind_up(Next::End(Ok(Outcome::TakenOver)), now);
-    }
-
-    /// Both connections stand for the first time: takes over the network and starts the stream.
-    fn connected(&mut self) -> Result<(), PrimaryError> {
-        let up = |path| self.session.machine.is_connected(path);
-        if !Path::ALL.into_iter().all(up) || self.session.has_stream() || self.next.is_some() {
-            return Ok(());
-        }
-        let domain = self.config.domain.clone();
-        if self.network.is_none() {
-            let network = Network::join(
-                &self.config.interfaces,
-                self.config.egress_limit,
-                &self.marks,
-                &self.events,
-            )
-            .map_err(|source| PrimaryError::Net { domain: domain.clone(), source })?;
-            self.network = Some(network);
-            self.start_watcher(&domain)?;
-        }
-        let Some(network) = &self.network else { return Ok(()) };
-        // The backup has nothing to take over with: output may pass until the first suspension.
-        self.unprotected = false;
-        network.lease(Instant::from_nanos(u64::MAX));
-        network.hold_from(self.marks.end() + 1);
-        let pass = network.limiter();
-        let config = StreamConfig {
-            session: self.session.id,
-            domain: domain.clone(),
-            // Short: while it is held the timer has long run out.
-            xl_interval: (self.config.interval / 4).clamp(Duration::from_millis(20), Duration::from_millis(100)),
-            shadow_pages: self.config.shadow_pages,
-            buffer_limit: self.config.buffer_limit,
-        };
-        self.session
-            .start_stream(config, &self.marks, pass, &self.events)
-            .map_err(|e| PrimaryError::Xen { domain, source: e.into() })?;
-        if let Some(addresses) = self.network.as_ref().and_then(Network::addresses) {
-            self.session.machine.set_addresses(addresses);
-        }
-        tracing::info!("first copy of the domain is on its way");
-        self.report.stream_started();
-        Ok(())
-    }
-
-    /// `xl remus` runs, or could not be started.
-    fn started(&mut self, started: Result<Box<Stream>, StreamStartError>, now: Instant) {
-        self.session.starting = false;
-        match started {
-            Ok(stream) => {
-                if self.next.is_some() {
-                    stream.break_off();
-                }
-                self.session.stream = Some(stream);
-            }
-            Err(error) => {
-                self.marks.end();
-                tracing::warn!(error = error_chain(&error), "xl remus cannot be started");
-                self.report.note(error_chain(&error));
-                let domain = self.config.domain.clone();
-                self.xl_failed(PrimaryError::Xen { domain, source: error.into() }, now);
-            }
-        }
-    }
-
-    fn start_watcher(&self, domain: &str) -> Result<(), PrimaryError> {
-        let failed = |source| PrimaryError::Xen { domain: domain.into(), source };
-        let mut privcmd = Privcmd::open().map_err(|e| failed(e.into()))?;
-        let (watch, events, domid) = (Arc::clone(&self.watch), self.events.clone(), self.config.domid);
-        std::thread::Builder::new()
-            .name("watch".into())
-            .spawn(move || {
-                watcher::run(&mut privcmd, domid, &watch, |seen| {
-                    let _ = events.send(Event::Domain(seen));
-                });
-            })
-            .map_err(|e| failed(e.into()))?;
-        Ok(())
-    }
-
     fn resume(&mut self, connection: ConnectionId, next_seq: u64, now: Instant) {
         if !self.session.paths.resume(next_seq) {
             tracing::warn!(next_seq, ?connection, "the backup asks for data that is gone: protecting anew");
             self.restart(now);
         }
-    }
-
-    /// `xl` has ended. Asked to: fine. Otherwise the domain decides what is left to do.
-    fn xl_exited(&mut self, status: ExitStatus, now: Instant) -> Result<(), PrimaryError> {
-        let words = self.session.stream.take().map(|s| s.last_words()).unwrap_or_default();
-        self.session.held = false;
-        self.marks.end();
-        if self.next.is_some() || self.after_release.is_some() {
-            return Ok(());
-        }
-        tracing::warn!(%status, %words, "xl remus has ended by itself");
-        self.report.note(format!("xl remus ended: {words}"));
-        let domain = self.config.domain.clone();
-        let protected = self.session.machine.committed().is_some();
-        let look = match Privcmd::open() {
-            Ok(mut privcmd) => watcher::look(&mut privcmd, self.config.domid),
-            Err(error) => Err(error.to_string()),
-        };
-        match look {
-            // The watcher says so too, and ends the protection.
-            Err(_) => Ok(()),
-            Ok(true) if protected => {
-                Err(self.give_up(format!("xl remus ended and left it suspended: {words}"), now))
-            }
-            Ok(_) => {
-                self.xl_failed(PrimaryError::Toolstack { domain, last_words: words }, now);
-                Ok(())
-            }
-        }
-    }
-
-    /// Tries again with a new session, but not for ever: then protection ends with `error`.
-    fn xl_failed(&mut self, error: PrimaryError, now: Instant) {
-        if self.next.is_some() || self.after_release.is_some() {
-            return;
-        }
-        self.xl_failures += 1;
-        if self.xl_failures >= XL_FAILURES_MAX {
-            self.end_by_release(Next::End(Err(error)), now);
-        } else {
-            self.restart(now);
-        }
-    }
-
-    /// The stream cannot be understood: no new session would help.
-    fn stream_unusable(&mut self, reason: String, now: Instant) {
-        if self.next.is_some() || self.after_release.is_some() {
-            return;
-        }
-        tracing::error!(%reason, "the checkpoint stream cannot be used");
-        let error = PrimaryError::Toolstack { domain: self.config.domain.clone(), last_words: reason };
-        self.end_by_release(Next::End(Err(error)), now);
-    }
-
-    /// Ends this session in agreement with the backup and begins a new one.
-    fn restart(&mut self, now: Instant) {
-        if self.next.is_none() && self.after_release.is_none() {
-            self.after_release = Some(Next::NewSession);
-            self.session.machine.release(now);
-        }
-    }
-
-    /// Ends the protection in agreement with the backup.
-    fn end_by_release(&mut self, next: Next, now: Instant) {
-        match &mut self.next {
-            // On its way to a new session, which now need not be.
-            Some((waiting @ Next::NewSession, _)) => *waiting = next,
-            Some(_) => {}
-            None if self.network.is_none() => self.wind_up(next, now),
-            None => {
-                self.after_release = Some(next);
-                self.session.machine.release(now);
-            }
-        }
-    }
-
-    /// Ends the stream; `next` follows once `xl` is gone.
-    fn wind_up(&mut self, next: Next, now: Instant) {
-        if self.next.is_some() {
-            return;
-        }
-        self.watch.set_busy(true);
-        if let Some(stream) = &self.session.stream {
-            self.marks.end();
-            stream.break_off();
-        }
-        self.next = Some((next, now + XL_PATIENCE));
-    }
-
-    /// Goes on with what follows the stream's end, once it has ended.
-    fn proceed(&mut self, now: Instant) -> Option<Result<Outcome, PrimaryError>> {
-        let deadline = self.next.as_ref()?.1;
-        if let Some(stream) = &self.session.stream {
-            if now >= deadline {
-                tracing::error!(words = stream.last_words(), "xl does not end: killing it");
-                stream.kill();
-                self.next.as_mut()?.1 = now + XL_PATIENCE;
-            }
-            return None;
-        }
-        if self.session.starting {
-            return None;
-        }
-        match self.next.take()?.0 {
-            Next::End(end) => Some(end),
-            Next::NewSession => {
-                let machine = match machine_config(&self.config) {
-                    Ok(machine) => machine,
-                    Err(error) => return Some(Err(error)),
-                };
-                self.session.paths.finish();
-                self.session = Session::new(&self.config, machine, &self.events);
-                self.pause_until = now + RETRY;
-                None
-            }
-        }
-    }
-
-    /// Tells the backup to take over, now, and stops the domain here. Only if the backup
-    /// has something to take over with.
-    fn give_up(&mut self, reason: String, now: Instant) -> PrimaryError {
-        if self.session.machine.committed().is_none() {
-            let domain = self.config.domain.clone();
-            return PrimaryError::Toolstack { domain, last_words: reason };
-        }
-        self.session.machine.fail(now);
-        self.session.transmit();
-        self.stop_domain();
-        self.session.paths.finish();
-        std::thread::sleep(PARTING);
-        PrimaryError::GivenUp { domain: self.config.domain.clone(), reason }
-    }
-
-    /// Isolates and destroys the domain here.
-    fn stop_domain(&mut self) {
-        if let Some(mut network) = self.network.take() {
-            network.end(false);
-        }
-        if let Some(stream) = &self.session.stream {
-            stream.kill();
-        }
-        self.watch.stop();
-        if let Err(error) = Xl::default().destroy(&self.config.domid.to_string()) {
-            tracing::error!(%error, "the copy of the domain here could not be destroyed; it is isolated");
-        }
-    }
-
-    /// Protection is over: what waits may leave, and whatever comes.
-    fn let_everything_out(&self) {
-        if let Some(network) = &self.network {
-            network.lease(Instant::from_nanos(u64::MAX));
-            network.release(u64::MAX);
-        }
-    }
-
-    /// At the start somebody waits for an answer: gives in after a while.
-    fn check_start(
-        &self,
-        now: Instant,
-        error: impl FnOnce(&PrimaryConfig, String) -> PrimaryError,
-    ) -> Result<(), PrimaryError> {
-        if self.network.is_none() && now.since(self.started) > START_PATIENCE {
-            return Err(error(&self.config, self.report.last_note()));
-        }
-        Ok(())
     }
 
     fn update(&mut self, now: Instant) {
