@@ -53,14 +53,13 @@ pub(crate) struct File {
 impl File {
     /// Reads the file named on the command line, or the default one if it exists.
     pub(crate) fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
-        let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+        let path = named.unwrap_or_else(|| Path::new(DEFAULT_FILE));
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(e) if named.is_none() && e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(source) => return Err(ConfigError::Read { path: path.into(), source }),
         };
-        toml::from_str(&text)
-            .map_err(|e| ConfigError::Parse { path: path.into(), source: Box::new(e) })
+        toml::from_str(&text).map_err(|e| ConfigError::Parse { path: path.into(), source: Box::new(e) })
     }
 }
 
@@ -88,7 +87,8 @@ impl ProtectConfig {
             section: "protect",
             key: "to",
         })?;
-        let span = |a: Option<Span>, b: Option<Span>, ms| a.or(b).map_or(Duration::from_millis(ms), |s| s.0);
+        let span =
+            |a: Option<Span>, b: Option<Span>, ms| a.or(b).map_or_else(|| Duration::from_millis(ms), |s| s.0);
         let size = |a: Option<Size>, b: Option<Size>, mib: u64| a.or(b).map_or(mib << 20, |s| s.0);
         let config = Self {
             to,
@@ -138,7 +138,12 @@ impl BackupConfig {
     }
 }
 
-fn check_span(option: &'static str, given: Duration, min: Duration, max: Duration) -> Result<(), ConfigError> {
+fn check_span(
+    option: &'static str,
+    given: Duration,
+    min: Duration,
+    max: Duration,
+) -> Result<(), ConfigError> {
     if (min..=max).contains(&given) {
         return Ok(());
     }
@@ -165,7 +170,8 @@ mod tests {
     #[test]
     fn command_line_over_file_over_default() {
         let file = file("[protect]\nto = 'b:1'\ninterval = '100ms'\ndetect = '2s'\n").expect("valid");
-        let given = ProtectSettings { interval: Some(Span(Duration::from_millis(300))), ..Default::default() };
+        let given =
+            ProtectSettings { interval: Some(Span(Duration::from_millis(300))), ..Default::default() };
         let config = ProtectConfig::new(&given, &file).expect("valid");
         assert_eq!(config.to, "b:1");
         assert_eq!(config.interval, Duration::from_millis(300));

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The state of one running command.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "role", rename_all = "kebab-case")]
+#[expect(clippy::large_enum_variant, reason = "one at a time, on its way to a socket or a screen")]
 pub enum Status {
     /// `llm protect`.
     Primary(PrimaryStatus),

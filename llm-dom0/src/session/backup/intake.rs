@@ -93,8 +93,11 @@ mod tests {
     use crate::checkpoint::encode::{Encoder, Output};
     use crate::checkpoint::stream::{Guest, StreamWriter};
 
+    /// The chunks of an epoch, and how it ends.
+    type Epoch = (Vec<Vec<u8>>, EpochEnd);
+
     /// Two epochs, encoded: batches and the end of each.
-    fn encoded() -> (Vec<u8>, Vec<(Vec<Vec<u8>>, EpochEnd)>) {
+    fn encoded() -> (Vec<u8>, Vec<Epoch>) {
         let pages: Vec<_> = (0..600u64).map(|i| [(i % 251) as u8 + 1; 4096]).collect();
         let mut writer = StreamWriter::new();
         writer.start(b"{}", Guest::Hvm, 3);

@@ -163,7 +163,7 @@ impl Session {
         let shadow_bytes = self.intake.try_lock().map_or(0, |i| i.shadow_bytes());
         let core = self.lock();
         let machine = &core.machine;
-        let state = core.state.unwrap_or(match machine.phase() {
+        let state = core.state.unwrap_or_else(|| match machine.phase() {
             BackupPhase::TakenOver => "taking-over",
             BackupPhase::Discarded(_) => "discarded",
             BackupPhase::Protecting if machine.committed().is_some() => "protected",

@@ -363,7 +363,7 @@ impl Driver {
         tracing::warn!(%refusal, "the backup refuses");
         self.report.note(format!("the backup refuses: {refusal}"));
         let reason = refusal.reason;
-        let error = PrimaryError::Refused { backup: self.config.backup.clone(), refusal };
+        let error = PrimaryError::Refused { backup: self.config.backup.clone(), refusal: Box::new(refusal) };
         match reason {
             // An epoch of ours was committed, so what runs there is our domain.
             RefuseReason::TakenOver if self.report.committed > 0 => {

@@ -121,7 +121,7 @@ pub enum PrimaryError {
         /// Its address.
         backup: String,
         /// Its words.
-        refusal: Refusal,
+        refusal: Box<Refusal>,
     },
     /// The backup could not be reached at the start.
     #[error("No backup at {backup}: {reason}")]
