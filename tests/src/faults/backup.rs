@@ -1,0 +1,117 @@
+//! The backup, lost in every way.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::{DETECT, LONG, OPTIONS, SOON, Tour};
+use crate::clients::now_ns;
+use crate::lab::guest;
+use crate::scenario::{
+    Clients, Result, backup_status, ensure, protect_exit, session_status, start_backup, wait, wait_primary,
+    wait_session,
+};
+
+/// Ends `llm backup` on `host` with that signal; returns when it is gone.
+fn kill_backup(tour: &Tour<'_>, host: usize, signal: &str) -> Result<()> {
+    let pid = backup_status(tour.lab, host)?.map_or(0, |b| b.pid);
+    ensure(pid != 0, || "llm backup does not run".into())?;
+    tour.lab.host(host).check(&format!("kill -{signal} {pid}"))?;
+    tour.lab.host(host).wait_for(&format!("! kill -0 {pid}"), SOON)?;
+    Ok(())
+}
+
+/// The copy on `host` never became a domain that runs: there is none, or it is still `--incoming`.
+fn never_ran(tour: &Tour<'_>, host: usize) -> Result<()> {
+    let list = tour.lab.host(host).check("xl list")?.text();
+    let ran = list.lines().any(|l| l.split_whitespace().next() == Some(guest::NAME));
+    ensure(!ran, || format!("the guest runs twice: {list}"))
+}
+
+/// Waits until the guest is protected once more by a session that began after the loss.
+fn protected_again(tour: &Tour<'_>, host: usize) -> Result<()> {
+    wait_session(tour.lab, 1 - host, "protected", LONG)?;
+    wait_primary(tour.lab, host, &["protected"], LONG)?;
+    tour.epochs_go_on(host, 3)
+}
+
+/// `kill -9` of `llm backup`, and a new one.
+pub(super) fn killed(tour: &mut Tour<'_>) -> Result<()> {
+    let host = tour.protected(OPTIONS)?;
+    let clients = tour.clients()?;
+    kill_backup(tour, 1 - host, "KILL")?;
+    tour.no_copy(1 - host)?;
+    never_ran(tour, 1 - host)?;
+    start_backup(tour.lab, 1 - host)?;
+    protected_again(tour, host)?;
+    never_ran(tour, 1 - host)?;
+    tour.judge(clients)
+}
+
+/// SIGTERM of `llm backup`: it says goodbye and leaves nothing.
+pub(super) fn terminated(tour: &mut Tour<'_>) -> Result<()> {
+    let host = tour.protected(OPTIONS)?;
+    let clients = tour.clients()?;
+    kill_backup(tour, 1 - host, "TERM")?;
+    tour.no_copy(1 - host)?;
+    never_ran(tour, 1 - host)?;
+    wait_primary(tour.lab, host, &["backup-lost", "connecting"], SOON)?;
+    start_backup(tour.lab, 1 - host)?;
+    protected_again(tour, host)?;
+    tour.judge(clients)
+}
+
+/// The policy `stop`: without a backup not a byte leaves.
+pub(super) fn host_killed(tour: &mut Tour<'_>) -> Result<()> {
+    let host = tour.protected(OPTIONS)?;
+    let clients = tour.clients()?;
+    tour.lab.host(1 - host).kill()?;
+    wait_primary(tour.lab, host, &["backup-lost"], SOON)?;
+    silent(&clients)?;
+    tour.lab.host(1 - host).restart()?;
+    wait_primary(tour.lab, host, &["backup-lost", "connecting"], SOON)?;
+    start_backup(tour.lab, 1 - host)?;
+    protected_again(tour, host)?;
+    tour.judge(clients)
+}
+
+/// Output that was on its way has arrived; from then on nothing comes.
+fn silent(clients: &Clients) -> Result<()> {
+    sleep(Duration::from_millis(500));
+    let before = clients.snapshot();
+    sleep(Duration::from_secs(5));
+    let after = clients.snapshot();
+    ensure(before.replies == after.replies, || {
+        format!("{} replies came without a backup", after.replies - before.replies)
+    })
+}
+
+/// The policy `go-on`: after a pause the guest answers without a backup, until there is one again.
+pub(super) fn go_on(tour: &mut Tour<'_>) -> Result<()> {
+    let options = format!("{OPTIONS} --on-backup-loss go-on");
+    let host = tour.protected(&options)?;
+    let clients = tour.clients()?;
+    let lost = now_ns();
+    kill_backup(tour, 1 - host, "KILL")?;
+    wait_primary(tour.lab, host, &["unprotected"], SOON)?;
+    clients.wait_for_replies(now_ns(), SOON)?;
+    let silence = Duration::from_nanos(now_ns() - lost);
+    // The looks at the status, each a command in a busy host, cost about as much as what is measured.
+    let most = DETECT * 3 + Duration::from_secs(4);
+    ensure(silence < most, || format!("no replies for {silence:?}"))?;
+    tour.no_copy(1 - host)?;
+    start_backup(tour.lab, 1 - host)?;
+    protected_again(tour, host)?;
+    let session = session_status(tour.lab, 1 - host)?.unwrap_or_default();
+    ensure(session.takeover.is_none(), || format!("a take-over happened: {session:?}"))?;
+    tour.judge(clients)?;
+    // Released without a backup: the policy lets it go.
+    kill_backup(tour, 1 - host, "KILL")?;
+    wait_primary(tour.lab, host, &["unprotected"], SOON)?;
+    tour.lab.host(host).check(&format!("llm release {}", guest::NAME))?;
+    let code = protect_exit(tour.lab, host, SOON)?;
+    ensure(code == 0, || format!("llm protect ended with {code} after a release"))?;
+    wait("the guest to be back on its bridge", SOON, || {
+        let back = tour.on_its_bridge(host);
+        Ok((back.is_ok(), move || format!("{back:?}")))
+    })
+}

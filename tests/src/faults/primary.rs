@@ -1,0 +1,99 @@
+//! The primary: released, killed, frozen; and the guest's own end.
+
+use std::thread::sleep;
+use std::time::{Duration, SystemTime};
+
+use super::frames::Frames;
+use super::{LONG, OPTIONS, SOON, Tour};
+use crate::clients::now_ns;
+use crate::lab::guest;
+use crate::scenario::{Result, ensure, protect_exit, wait_primary, wait_session};
+
+/// `llm release`: nobody notices, nothing is left.
+pub(super) fn release(tour: &mut Tour<'_>) -> Result<()> {
+    released_by(tour, |_| format!("llm release {}", guest::NAME))
+}
+
+/// SIGTERM of `llm protect` is a release.
+pub(super) fn terminate(tour: &mut Tour<'_>) -> Result<()> {
+    released_by(tour, |pid| format!("kill -TERM {pid}"))
+}
+
+/// Released by the command that `how` makes of the process id of `llm protect`.
+fn released_by(tour: &mut Tour<'_>, how: impl Fn(u32) -> String) -> Result<()> {
+    let host = tour.protected(OPTIONS)?;
+    let clients = tour.clients()?;
+    let pid = wait_primary(tour.lab, host, &["protected"], SOON)?.pid;
+    tour.lab.host(host).check(&how(pid))?;
+    let code = protect_exit(tour.lab, host, LONG)?;
+    tour.options = None;
+    ensure(code == 0, || format!("llm protect ended with {code}"))?;
+    tour.on_its_bridge(host)?;
+    wait_session(tour.lab, 1 - host, "discarded", SOON)?;
+    tour.no_copy(1 - host)?;
+    tour.lab.host(host).wait_for("! pidof xl >/dev/null", SOON)?;
+    tour.judge(clients)
+}
+
+/// `kill -9` of `llm protect`: the backup takes over, the copy left behind is isolated.
+pub(super) fn killed(tour: &mut Tour<'_>) -> Result<()> {
+    let host = tour.protected(OPTIONS)?;
+    let clients = tour.clients()?;
+    let pid = wait_primary(tour.lab, host, &["protected"], SOON)?.pid;
+    tour.lab.host(host).check(&format!("kill -KILL {pid}"))?;
+    tour.take_over(host)?;
+    clients.wait_for_replies(now_ns(), LONG)?;
+    let links = tour.lab.host(host).check("ip -o link")?.text();
+    let on_bridge = links.lines().any(|l| l.contains(" vif") && l.contains("master xenbr0"));
+    ensure(!on_bridge, || format!("the copy left behind is on the network: {links}"))?;
+    tour.clear(host)?;
+    tour.judge(clients)
+}
+
+/// A primary that stands still, is replaced, and goes on: it lets nothing out and stops itself.
+pub(super) fn frozen(tour: &mut Tour<'_>) -> Result<()> {
+    let host = tour.protected(OPTIONS)?;
+    let clients = tour.clients()?;
+    let frames = Frames::out_of(tour.lab, host)?;
+    tour.lab.host(host).freeze()?;
+    let frozen = SystemTime::now();
+    let taken = tour.take_over(host).and_then(|()| clients.wait_for_replies(now_ns(), LONG));
+    sleep(Duration::from_secs(1));
+    tour.lab.host(host).thaw()?;
+    taken?;
+    let code = protect_exit(tour.lab, host, LONG)?;
+    ensure(code == 6, || format!("the thawed primary ended with {code}"))?;
+    sleep(Duration::from_secs(2));
+    let (before, late) = frames.around(frozen)?;
+    ensure(before > 0, || "nothing at all of the guest was seen".into())?;
+    ensure(late == 0, || format!("the thawed primary let {late} frames out"))?;
+    let gone = tour.lab.host(host).run(&format!("xl domid {}", guest::NAME))?;
+    ensure(!gone.success(), || "the thawed primary kept its domain".into())?;
+    tour.judge(clients)
+}
+
+/// The guest powers off: protection ends, the copy is dropped.
+pub(super) fn guest_shut_down(tour: &mut Tour<'_>) -> Result<()> {
+    ended_by(tour, "xl shutdown -w")
+}
+
+/// The guest is destroyed by its operator.
+pub(super) fn guest_destroyed(tour: &mut Tour<'_>) -> Result<()> {
+    ended_by(tour, "xl destroy")
+}
+
+fn ended_by(tour: &mut Tour<'_>, command: &str) -> Result<()> {
+    let host = tour.protected(OPTIONS)?;
+    tour.lab.host(host).check(&format!("timeout 90 {command} {}", guest::NAME))?;
+    let code = protect_exit(tour.lab, host, LONG)?;
+    (tour.host, tour.options) = (None, None);
+    ensure(code == 0, || format!("llm protect ended with {code}"))?;
+    wait_session(tour.lab, 1 - host, "discarded", SOON)?;
+    tour.no_copy(1 - host)?;
+    for host in [0, 1] {
+        let list = tour.lab.host(host).check("xl list; ip -o link")?.text();
+        let left = list.contains(guest::NAME) || list.contains(" llm");
+        ensure(!left, || format!("host{}: something is left: {list}", host + 1))?;
+    }
+    Ok(())
+}
