@@ -1,5 +1,7 @@
 //! The lab: two real Xen hosts in QEMU, their guest and their clients.
 pub mod clients;
+pub mod demo;
+pub mod faults;
 pub mod fuzzing;
 pub mod lab;
 pub mod report;

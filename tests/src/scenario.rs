@@ -8,6 +8,7 @@ use llm_dom0::control::{BackupStatus, PrimaryStatus, SessionStatus, Status};
 
 use crate::clients::http::{Digest, HttpClients, HttpOptions};
 use crate::clients::redis::{RedisClients, RedisOptions};
+use crate::clients::timeline::Sample;
 use crate::clients::{ClientError, Outcome, Snapshot};
 use crate::lab::{self, Lab, LabError, Link, guest};
 
@@ -250,16 +251,34 @@ impl Clients {
         self.redis.progress().snapshot() + self.http.progress().snapshot()
     }
 
+    /// When Redis and the web server last replied, on the clients' clock.
+    #[must_use]
+    pub fn last_replies(&self) -> (u64, u64) {
+        (self.redis.progress().snapshot().last_reply_ns, self.http.progress().snapshot().last_reply_ns)
+    }
+
     /// Waits until replies come again after `since_ns`, from Redis and from the web server.
     ///
     /// # Errors
     /// They do not.
     pub fn wait_for_replies(&self, since_ns: u64, timeout: Duration) -> Result<()> {
         wait("replies of the guest", timeout, || {
-            let (redis, http) = (self.redis.progress().snapshot(), self.http.progress().snapshot());
-            let reached = redis.last_reply_ns > since_ns && http.last_reply_ns > since_ns;
-            Ok((reached, move || format!("{redis:?} {http:?}")))
+            let (redis, http) = self.last_replies();
+            let reached = redis.min(http) > since_ns;
+            Ok((reached, move || format!("redis {redis} ns, web {http} ns, asked {since_ns} ns")))
         })
+    }
+
+    /// Stops them without reading anything back: for a guest that is gone.
+    ///
+    /// # Errors
+    /// A client thread has failed.
+    pub fn abandon(self, lab: &Lab) -> Result<Vec<Sample>> {
+        lab.in_netns(|| {
+            let mut samples = self.http.stop()?.samples;
+            samples.extend(self.redis.stop()?.abandon());
+            Ok(samples)
+        })?
     }
 
     /// Stops them and reads every acknowledged write back.

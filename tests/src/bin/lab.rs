@@ -1,11 +1,13 @@
 //! `cargo lab`: two real Xen hosts on this machine, for trying things out and for the tests.
 
 use clap::{Parser, Subcommand};
+use llm_tests::{demo, faults};
 use llm_tests::lab::{self, Lab, Link, Llm, Options, Progress, State};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Two real Xen hosts in QEMU (software emulation), with their network and a guest. Needs root and Debian 12.
 #[derive(Debug, Parser)]
@@ -20,6 +22,41 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    /// The main job: a protected guest, its host killed, the clients' view; then stock `xl remus` beside it.
+    Demo {
+        /// Put this `llm` binary into the hosts instead of building it.
+        #[arg(long, value_name = "FILE")]
+        llm: Option<PathBuf>,
+        /// Time between two checkpoints, in milliseconds.
+        #[arg(long, default_value_t = 200)]
+        interval: u64,
+        /// How long the clients are watched in each phase, in seconds.
+        #[arg(long, default_value_t = 15)]
+        watch: u64,
+        /// Leave stock `xl remus` out.
+        #[arg(long)]
+        no_stock: bool,
+    },
+    /// Repeat the failover at different moments, back and forth between the hosts.
+    Soak {
+        /// How often.
+        #[arg(short, default_value_t = 10)]
+        n: u32,
+        /// Put this `llm` binary into the hosts instead of building it.
+        #[arg(long, value_name = "FILE")]
+        llm: Option<PathBuf>,
+    },
+    /// Run the fault scenarios, one after the other, on one lab.
+    Faults {
+        /// Only those with this in their name.
+        only: Option<String>,
+        /// Put this `llm` binary into the hosts instead of building it.
+        #[arg(long, value_name = "FILE", conflicts_with = "running")]
+        llm: Option<PathBuf>,
+        /// Use the lab that is up already, and leave it so.
+        #[arg(long)]
+        running: bool,
+    },
     /// Boot both hosts and leave them running.
     Up {
         /// Put no `llm` binary into the hosts.
@@ -148,6 +185,38 @@ fn main() -> ExitCode {
 fn act(args: &Args) -> lab::Result<ExitCode> {
     let attach = || Lab::attach(&args.name);
     match &args.command {
+        Action::Demo { llm, interval, watch, no_stock } => {
+            lab::clean_on_exit(&args.name)?;
+            let options = demo::Options {
+                llm: llm.clone().map_or(Llm::Build, Llm::File),
+                interval: Duration::from_millis(*interval),
+                watch: Duration::from_secs(*watch),
+                stock: !no_stock,
+                ..demo::Options::new(&args.name)
+            };
+            return Ok(verdict(demo::run(&options)));
+        }
+        Action::Soak { n, llm } => {
+            lab::clean_on_exit(&args.name)?;
+            let llm = llm.clone().map_or(Llm::Build, Llm::File);
+            let held = demo::soak(&args.name, llm, *n).map(|held| {
+                println!("{held} of {n} failovers held");
+                held == *n
+            });
+            return Ok(verdict(held));
+        }
+        Action::Faults { only, llm, running } => {
+            let lab = if *running {
+                attach()?
+            } else {
+                lab::clean_on_exit(&args.name)?;
+                let llm = llm.clone().map_or(Llm::Build, Llm::File);
+                Lab::up(&Options { name: args.name.clone(), llm, ..Options::default() })?
+            };
+            let summary = faults::run(&lab, only.as_deref());
+            println!("{} scenarios held, {} did not", summary.passed.len(), summary.failed.len());
+            return Ok(verdict(Ok(summary.held())));
+        }
         Action::Up { no_llm, llm, memory, dom0_memory } => {
             lab::clean_on_exit(&args.name)?;
             let llm = match llm {
@@ -187,6 +256,18 @@ fn act(args: &Args) -> lab::Result<ExitCode> {
         Action::Capture { to } => capture(&args.name, to)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Success if what was promised held.
+fn verdict(held: llm_tests::scenario::Result<bool>) -> ExitCode {
+    match held {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn status(name: &str) -> lab::Result<()> {

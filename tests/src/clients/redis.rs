@@ -152,6 +152,12 @@ pub struct StoppedRedis {
 }
 
 impl StoppedRedis {
+    /// The replies, without reading anything back: for a server that is gone.
+    #[must_use]
+    pub fn abandon(self) -> Vec<Sample> {
+        self.workers.into_iter().flat_map(|worker| worker.outcome.samples).collect()
+    }
+
     /// Reads every value back, over the same connection where it still works and a new one where it broke,
     /// then deletes the keys.
     ///

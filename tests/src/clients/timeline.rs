@@ -25,7 +25,7 @@ pub struct Sample {
 }
 
 /// When things happened, on [`super::now_ns`]'s clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Marks {
     /// The clients were running.
     pub started_ns: u64,

@@ -11,7 +11,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::clients::{Broken, Marks, Outcome, Phase, Timeline, timeline::Percentiles};
+
+use crate::clients::{Broken, Marks, Outcome, Phase, Sample, Timeline, timeline::Percentiles};
 
 mod charts;
 mod compare;
@@ -170,12 +171,18 @@ impl Run {
             run.findings.append(&mut outcome.findings);
             samples.append(&mut outcome.samples);
         }
-        let timeline = Timeline::new(marks, samples);
-        run.latency_ms = quantiles(&timeline.latencies(Phase::Protected, None));
-        run.latency_unprotected_ms = quantiles(&timeline.latencies(Phase::Unprotected, None));
+        let timeline = run.latencies(marks, samples);
         run.downtime_ms = timeline.downtime_ns().map(ms);
-        run.series = Some(Series::of(&timeline));
         run
+    }
+
+    /// Fills in the latencies and the course of the run from its clients' replies.
+    pub fn latencies(&mut self, marks: Marks, samples: Vec<Sample>) -> Timeline {
+        let timeline = Timeline::new(marks, samples);
+        self.latency_ms = quantiles(&timeline.latencies(Phase::Protected, None));
+        self.latency_unprotected_ms = quantiles(&timeline.latencies(Phase::Unprotected, None));
+        self.series = Some(Series::of(&timeline));
+        timeline
     }
 
     /// States the fault; `watched_ms` is taken from the fault's mark to the end of the run.

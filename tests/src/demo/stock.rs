@@ -1,0 +1,107 @@
+//! The same guest under stock `xl remus`, without its network buffer (Debian
+//! builds `xl` without it): what it pauses, sends and detects.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use llm_dom0::control::PauseStatus;
+
+use super::{Options, link_bytes};
+use crate::clients::now_ns;
+use crate::clients::timeline::Marks;
+use crate::lab::{BOOT_TIMEOUT, Lab, Link, Progress, guest};
+use crate::report::{Quantiles, Run};
+use crate::scenario::{Clients, Result, ScenarioError, ensure};
+
+/// How long a dead primary may go unnoticed before it counts as never noticed.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PORT: u16 = 7799;
+const SENDER_LOG: &str = "/var/log/stock-remus.log";
+const RECEIVER_LOG: &str = "/var/log/stock-receive.log";
+
+/// The first host is down and the guest runs on the second; afterwards neither runs it.
+pub(super) fn run(lab: &Lab, options: &Options, progress: &Progress) -> Result<Run> {
+    let step = progress.step("Stock xl remus: booting the first host anew");
+    lab.host(1).run(&format!("killall llm; sleep 1; xl destroy {}", guest::NAME))?;
+    lab.host(0).start()?;
+    lab.host(0).wait_ready(BOOT_TIMEOUT)?;
+    step.done("ready");
+    let step = progress.step("Stock xl remus: the same guest");
+    lab.create(0, guest::PLAIN)?;
+    step.done("answers");
+
+    let interval_ms = options.interval.as_millis();
+    let mut marks = Marks { started_ns: now_ns(), ..Marks::default() };
+    let clients = Clients::start(lab)?;
+    sleep(options.watch);
+    let step = progress.step("Stock xl remus: protecting");
+    marks.protecting_ns = Some(now_ns());
+    // Whole words for the receiving side's shell; xl reads stdin and answers on stdout.
+    let receive = format!("exec nc -l -p {PORT} -e xl -vvv migrate-receive -r");
+    lab.host(1).spawn_detached(&receive, RECEIVER_LOG)?;
+    sleep(Duration::from_secs(1));
+    let before = link_bytes(lab, 1)?;
+    let backup = Link::Replication.host_address(2);
+    let send = format!(
+        "exec xl -vvv remus -Fdn -i {interval_ms} -s '' {} 'exec nc {backup} {PORT}'",
+        guest::PLAIN
+    );
+    lab.host(0).spawn_detached(&send, SENDER_LOG)?;
+    // Its own log is all that tells of checkpoints.
+    let count = format!("grep -c 'Checkpointed save' {SENDER_LOG}");
+    let checkpoints = || -> Result<u64> {
+        let text = lab.host(0).run(&count)?.text();
+        Ok(text.trim().parse().unwrap_or(0))
+    };
+    let start = Instant::now();
+    while checkpoints()? < 2 {
+        ensure(start.elapsed() < Duration::from_secs(240), || {
+            let said = lab.host(0).run(&format!("tail -5 {SENDER_LOG}")).map(|o| o.text());
+            format!("stock xl remus made no checkpoint; it said {said:?}")
+        })?;
+        sleep(Duration::from_millis(500));
+    }
+    marks.protected_ns = Some(now_ns());
+    step.done("checkpoints");
+    let watch = format!("llm watch {} --json --for {}ms", guest::PLAIN, options.watch.as_millis());
+    let pauses = lab.host(0).check(&watch)?.text();
+    let pauses: PauseStatus =
+        serde_json::from_str(pauses.trim()).map_err(|source| ScenarioError::Status { host: 1, source })?;
+    let epochs = checkpoints()?;
+    let sent = link_bytes(lab, 1)?.saturating_sub(before);
+
+    let step = progress.step("Stock xl remus: the primary host is killed");
+    lab.host(0).kill()?;
+    let failed_ns = now_ns();
+    marks.failed_ns = Some(failed_ns);
+    let start = Instant::now();
+    let mut detected = None;
+    while detected.is_none() && start.elapsed() < PATIENCE {
+        if lab.host(1).run(&format!("grep -q 'Remus Failover' {RECEIVER_LOG}"))?.success() {
+            detected = Some(start.elapsed());
+        }
+        sleep(Duration::from_millis(200));
+    }
+    marks.ended_ns = now_ns();
+    step.done(&detected.map_or_else(
+        || format!("not noticed within {} s", PATIENCE.as_secs()),
+        |after| format!("noticed after {} ms", after.as_millis()),
+    ));
+    // What the clients saw is told by their silence: there is nothing left to read values back from.
+    let samples = clients.abandon(lab)?;
+
+    let interval = u64::try_from(interval_ms).unwrap_or(u64::MAX);
+    let mut run = Run::new("xl-remus", interval).with_failure("primary host killed", &marks);
+    run.latencies(marks, samples);
+    run.epochs_committed = Some(epochs);
+    run.link_bytes = Some(sent);
+    run.bytes_sent = Some(sent);
+    run.pause_ms = Some(Quantiles { p50: pauses.p50_ms, p99: pauses.p99_ms });
+    run.detect_ms = detected.map(|d| d.as_secs_f64() * 1e3);
+    run.notes.push(
+        "Stock xl remus as Debian ships it: no network buffer, so its latency is that of an unprotected guest with pauses, \
+         and replies may leave that the backup does not know."
+            .into(),
+    );
+    Ok(run)
+}
