@@ -14,7 +14,10 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs, clippy::std_instead_of_core, clippy::alloc_instead_of_core)]
 #![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
-#![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss))]
+#![cfg_attr(
+    test,
+    allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)
+)]
 
 #[cfg(test)]
 extern crate std;

@@ -14,7 +14,9 @@ pub(super) fn check() -> Result<(), Failure> {
         return fail("Must be run as root: it takes over network interfaces and talks to Xen");
     }
     if !Path::new("/dev/xen").exists() && !Path::new("/proc/xen/privcmd").exists() {
-        return fail("No Xen here (/dev/xen is missing): boot the host with Xen, or load xen-privcmd and xen-evtchn");
+        return fail(
+            "No Xen here (/dev/xen is missing): boot the host with Xen, or load xen-privcmd and xen-evtchn",
+        );
     }
     let found = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("xl").is_file()));

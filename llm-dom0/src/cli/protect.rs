@@ -29,7 +29,9 @@ enum Unsuitable {
          fit the memory. Use it read-only, or say --unsafe-disks if you know that this does no harm"
     )]
     Disk { domain: String, disk: String },
-    #[error("Interface {vif} of domain {domain} is on no bridge: name one in its configuration, and script=llm-vif")]
+    #[error(
+        "Interface {vif} of domain {domain} is on no bridge: name one in its configuration, and script=llm-vif"
+    )]
     NoBridge { domain: String, vif: String },
     #[error("The number of domain {0} is out of range")]
     Domid(String),
@@ -131,8 +133,7 @@ fn primary_config(domain: &Domain, config: ProtectConfig) -> Result<PrimaryConfi
         // Where it is beats what the configuration says: an operator may have moved it.
         let bridge = bridge_of(&vif).ok().flatten().or_else(|| nic.bridge.clone());
         Ok(Interface {
-            bridge: bridge
-                .ok_or_else(|| Unsuitable::NoBridge { domain: name.clone(), vif: vif.clone() })?,
+            bridge: bridge.ok_or_else(|| Unsuitable::NoBridge { domain: name.clone(), vif: vif.clone() })?,
             tap: format!("llm{domid}.{at}"),
             mac: parse_mac(&nic.mac),
             vif,

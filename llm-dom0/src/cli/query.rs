@@ -94,11 +94,7 @@ fn describe_primary(p: &PrimaryStatus, out: &mut String) -> std::fmt::Result {
         "  output held  {} packets, {} bytes; {} dropped",
         p.egress.held_packets, p.egress.held_bytes, p.egress.dropped_packets
     )?;
-    writeln!(
-        out,
-        "  memory       {} bytes shadow, {} bytes not yet committed",
-        p.shadow_bytes, p.buffered
-    )
+    writeln!(out, "  memory       {} bytes shadow, {} bytes not yet committed", p.shadow_bytes, p.buffered)
 }
 
 fn describe_session(s: &SessionStatus, out: &mut String) -> std::fmt::Result {
@@ -132,7 +128,10 @@ pub(super) fn release(args: &args::Release) -> Result<Exit, Failure> {
         Ok(other) => Err(Failure::new(Exit::Failed, format!("Unexpected answer: {other:?}"))),
         Err(ControlError::Connect { .. }) => Err(Failure::new(
             Exit::Domain,
-            format!("Domain {} is not protected on this host; `llm status` lists those that are", args.domain),
+            format!(
+                "Domain {} is not protected on this host; `llm status` lists those that are",
+                args.domain
+            ),
         )),
         Err(error) => Err(Failure::new(Exit::Failed, error)),
     }
@@ -141,7 +140,8 @@ pub(super) fn release(args: &args::Release) -> Result<Exit, Failure> {
 /// `llm watch DOMAIN`.
 pub(super) fn watch(args: &args::Watch) -> Result<Exit, Failure> {
     let found = Xl::default().domid(&args.domain).or_exit(Exit::Host)?;
-    let domid = found.ok_or_else(|| Failure::new(Exit::Domain, ToolstackError::NoDomain(args.domain.clone())))?;
+    let domid =
+        found.ok_or_else(|| Failure::new(Exit::Domain, ToolstackError::NoDomain(args.domain.clone())))?;
     let domid = u16::try_from(domid).or_exit(Exit::Domain)?;
     let mut privcmd = Privcmd::open().or_exit(Exit::Host)?;
     let mut samples = Samples::default();

@@ -72,6 +72,8 @@ struct Inner {
     /// Next data sequence to write; `None` until the peer has said where to start.
     cursor: Option<u64>,
     bytes: u64,
+    /// Of these, bytes that the present connection has not written.
+    unsent: u64,
     limit: u64,
     waits: u64,
     /// Counts connections; a writer of an older one gets nothing.
@@ -91,6 +93,7 @@ impl Outbox {
                 last_seq: 0,
                 cursor: None,
                 bytes: 0,
+                unsent: 0,
                 limit,
                 waits: 0,
                 generation: 0,
@@ -107,7 +110,7 @@ impl Outbox {
         let mut inner = self.lock();
         inner.generation += 1;
         inner.up = true;
-        inner.cursor = None;
+        inner.stand_still();
         inner.messages.clear();
         self.ready.notify_all();
         inner.generation
@@ -118,7 +121,7 @@ impl Outbox {
         let mut inner = self.lock();
         if inner.generation == generation {
             inner.up = false;
-            inner.cursor = None;
+            inner.stand_still();
             inner.messages.clear();
             self.ready.notify_all();
         }
@@ -136,6 +139,7 @@ impl Outbox {
             return false;
         }
         inner.cursor = Some(next_seq);
+        inner.unsent = inner.data.iter().filter(|f| f.seq >= next_seq).map(|f| f.payload.len() as u64).sum();
         self.ready.notify_all();
         true
     }
@@ -149,15 +153,20 @@ impl Outbox {
         }
     }
 
-    /// Queues a data frame and returns its sequence; waits while there is no room.
+    /// Queues a data frame and returns its sequence. Waits while more than `unsent_max`
+    /// bytes (or the limit, if that is less) have not been written yet.
+    ///
+    /// Frames that were written are kept for as long as they fit into the limit. One
+    /// that had to go makes a later [`Outbox::resume`] fail if it is asked for.
     ///
     /// # Errors
     /// [`Closed`] if the session ended meanwhile.
-    pub fn data(&self, kind: Kind, payload: Vec<u8>) -> Result<u64, Closed> {
+    pub fn data(&self, kind: Kind, payload: Vec<u8>, unsent_max: u64) -> Result<u64, Closed> {
         let mut inner = self.lock();
-        if inner.bytes >= inner.limit && !inner.data.is_empty() && !inner.closed {
+        let max = unsent_max.min(inner.limit);
+        if inner.is_full(max) {
             inner.waits += 1;
-            while inner.bytes >= inner.limit && !inner.data.is_empty() && !inner.closed {
+            while inner.is_full(max) {
                 inner = self.room.wait(inner).unwrap_or_else(PoisonError::into_inner);
             }
         }
@@ -177,9 +186,7 @@ impl Outbox {
     pub fn committed(&self, seq: u64) {
         let mut inner = self.lock();
         while inner.data.front().is_some_and(|f| f.seq <= seq) {
-            if let Some(frame) = inner.data.pop_front() {
-                inner.bytes -= frame.payload.len() as u64;
-            }
+            inner.drop_oldest();
         }
         self.room.notify_all();
     }
@@ -200,6 +207,7 @@ impl Outbox {
                 return None;
             }
             if let Some(frame) = inner.next_data() {
+                self.room.notify_all();
                 return Some(Outgoing::Data(frame));
             }
             inner = self.ready.wait(inner).unwrap_or_else(PoisonError::into_inner);
@@ -213,6 +221,7 @@ impl Outbox {
         inner.closed = true;
         inner.data.clear();
         inner.bytes = 0;
+        inner.unsent = 0;
         self.ready.notify_all();
         self.room.notify_all();
     }
@@ -238,9 +247,34 @@ impl Inner {
         }
         self.last_seq += 1;
         self.bytes += payload.len() as u64;
+        self.unsent += payload.len() as u64;
         self.data.push_back(DataFrame { kind, seq: self.last_seq, payload: Arc::new(payload) });
+        // What was written may have to be written again, but not at any price.
+        while self.bytes > self.limit && self.data.front().is_some_and(|f| self.cursor > Some(f.seq)) {
+            self.drop_oldest();
+        }
         ready.notify_all();
         Ok(self.last_seq)
+    }
+
+    fn is_full(&self, unsent_max: u64) -> bool {
+        self.unsent >= unsent_max && self.unsent > 0 && !self.closed
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(frame) = self.data.pop_front() {
+            let bytes = frame.payload.len() as u64;
+            self.bytes -= bytes;
+            if self.cursor <= Some(frame.seq) {
+                self.unsent -= bytes;
+            }
+        }
+    }
+
+    /// No connection: everything that is kept may have to be written.
+    fn stand_still(&mut self) {
+        self.cursor = None;
+        self.unsent = self.bytes;
     }
 
     fn next_data(&mut self) -> Option<DataFrame> {
@@ -249,6 +283,7 @@ impl Inner {
         let at = usize::try_from(cursor.checked_sub(oldest)?).ok()?;
         let frame = self.data.get(at)?.clone();
         self.cursor = Some(cursor + 1);
+        self.unsent -= frame.payload.len() as u64;
         Some(frame)
     }
 }
@@ -256,6 +291,8 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MAX: u64 = u64::MAX;
 
     fn seq_of(out: Option<Outgoing>) -> u64 {
         match out {
@@ -268,7 +305,7 @@ mod tests {
     fn a_new_connection_starts_where_the_peer_says() {
         let outbox = Outbox::new(1 << 20);
         for i in 0..4u8 {
-            assert_eq!(outbox.data(Kind::BATCH, vec![i; 10]), Ok(u64::from(i) + 1));
+            assert_eq!(outbox.data(Kind::BATCH, vec![i; 10], MAX), Ok(u64::from(i) + 1));
         }
         let first = outbox.connect();
         assert!(outbox.resume(1));
@@ -294,7 +331,7 @@ mod tests {
         outbox.message(vec![1]); // no connection: dropped
         let generation = outbox.connect();
         outbox.message(vec![2]);
-        assert_eq!(outbox.data(Kind::BATCH, vec![0]), Ok(1));
+        assert_eq!(outbox.data(Kind::BATCH, vec![0], MAX), Ok(1));
         assert!(outbox.resume(1));
         assert!(matches!(outbox.next(generation), Some(Outgoing::Message(m)) if m == [2]));
         assert_eq!(seq_of(outbox.next(generation)), 1);
@@ -307,10 +344,10 @@ mod tests {
     #[test]
     fn a_full_outbox_makes_its_producer_wait_until_the_commit() {
         let outbox = Arc::new(Outbox::new(100));
-        assert_eq!(outbox.data(Kind::BATCH, vec![0; 100]), Ok(1));
+        assert_eq!(outbox.data(Kind::BATCH, vec![0; 100], MAX), Ok(1));
         let producer = std::thread::spawn({
             let outbox = Arc::clone(&outbox);
-            move || outbox.data(Kind::BATCH, vec![0; 1])
+            move || outbox.data(Kind::BATCH, vec![0; 1], MAX)
         });
         while outbox.fill().waits == 0 {
             std::thread::yield_now();
@@ -321,12 +358,29 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_gives_way_and_what_was_not_waits() {
+        let outbox = Outbox::new(100);
+        let generation = outbox.connect();
+        assert!(outbox.resume(1));
+        // An epoch far larger than the limit passes, as long as it is written.
+        for seq in 1..=50 {
+            assert_eq!(outbox.data(Kind::BATCH, vec![0; 30], 40), Ok(seq));
+            assert_eq!(seq_of(outbox.next(generation)), seq);
+        }
+        let fill = outbox.fill();
+        assert!(fill.bytes <= 130 && fill.unsent == 0 && fill.waits == 0, "{fill:?}");
+        let _ = outbox.connect();
+        assert!(!outbox.resume(2), "long gone");
+        assert!(outbox.resume(50), "the last one is still there");
+    }
+
+    #[test]
     fn closing_frees_a_waiting_producer() {
         let outbox = Arc::new(Outbox::new(1));
-        assert_eq!(outbox.data(Kind::BATCH, vec![0; 4]), Ok(1));
+        assert_eq!(outbox.data(Kind::BATCH, vec![0; 4], MAX), Ok(1));
         let producer = std::thread::spawn({
             let outbox = Arc::clone(&outbox);
-            move || outbox.data(Kind::BATCH, vec![0; 1])
+            move || outbox.data(Kind::BATCH, vec![0; 1], MAX)
         });
         while outbox.fill().waits == 0 {
             std::thread::yield_now();

@@ -26,18 +26,23 @@ struct Inner {
 impl ByteQueue {
     /// A queue that holds up to `limit` bytes, and always at least one chunk.
     pub(crate) fn new(limit: u64) -> Self {
-        let inner =
-            Inner { chunks: VecDeque::new(), bytes: 0, limit, waits: 0, ended: false, broken: false };
+        let inner = Inner { chunks: VecDeque::new(), bytes: 0, limit, waits: 0, ended: false, broken: false };
         Self { inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
     /// Queues a chunk; waits for room. False if nobody will read it.
     #[must_use]
     pub(crate) fn push(&self, chunk: Vec<u8>) -> bool {
+        self.push_within(chunk, u64::MAX)
+    }
+
+    /// As [`ByteQueue::push`], with a limit of its own where that is less.
+    #[must_use]
+    pub(crate) fn push_within(&self, chunk: Vec<u8>, limit: u64) -> bool {
         let mut inner = self.lock();
-        if inner.is_full() {
+        if inner.is_full(limit) {
             inner.waits += 1;
-            while inner.is_full() {
+            while inner.is_full(limit) {
                 inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
             }
         }
@@ -96,8 +101,8 @@ impl ByteQueue {
 }
 
 impl Inner {
-    fn is_full(&self) -> bool {
-        self.bytes >= self.limit && !self.chunks.is_empty() && !self.broken
+    fn is_full(&self, limit: u64) -> bool {
+        self.bytes >= self.limit.min(limit) && !self.chunks.is_empty() && !self.broken
     }
 
     fn take_in(&mut self, chunk: Vec<u8>, changed: &Condvar) -> bool {

@@ -313,11 +313,7 @@ fn guest_tree(packages: &Packages, modules: &ModuleSource<'_>, programs: &Progra
     tree.bytes("init", 0o755, GUEST_INIT);
     tree.bytes("etc/nginx.conf", 0o644, NGINX_CONF);
     tree.bytes("etc/redis.conf", 0o644, REDIS_CONF);
-    tree.bytes(
-        "srv/www/index.html",
-        0o644,
-        INDEX_HTML,
-    );
+    tree.bytes("srv/www/index.html", 0o644, INDEX_HTML);
     let mut page = vec![0; 64 * 1024];
     pattern::fill(0, &mut page);
     tree.bytes("srv/www/64k", 0o644, page);

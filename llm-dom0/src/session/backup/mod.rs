@@ -242,10 +242,8 @@ impl Shared {
             return Ok(Arc::clone(session));
         }
         let trouble = |e: ToolstackError| Refusal::new(RefuseReason::Full, format_args!("{e}"));
-        let offer = Offer {
-            modes: ModeSet::of(&[Mode::Remus]),
-            shadow_pages_max: self.config.shadow_pages_max,
-        };
+        let offer =
+            Offer { modes: ModeSet::of(&[Mode::Remus]), shadow_pages_max: self.config.shadow_pages_max };
         let old = sessions.get(domain).cloned();
         let admit = |holder: Holder<'_>| Backup::admit(hello, holder, &offer, self.incarnation, clock::now());
         // The session knows best; without one, the toolstack says whether the name is free.
@@ -255,7 +253,10 @@ impl Shared {
             None => admit(Holder::Nobody)?,
         };
         if sessions.len() >= SESSIONS_MAX && old.is_none() {
-            return Err(Refusal::new(RefuseReason::Full, format_args!("{SESSIONS_MAX} domains are protected here")));
+            return Err(Refusal::new(
+                RefuseReason::Full,
+                format_args!("{SESSIONS_MAX} domains are protected here"),
+            ));
         }
         if let Some(old) = old {
             // Its xl must be gone before another one makes a domain of that name.

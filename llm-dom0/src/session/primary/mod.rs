@@ -23,9 +23,9 @@ use llm_core::replication::{Mode, OnBackupLoss, Refusal};
 use crate::control::PrimaryStatus;
 use crate::net::{MacAddr, NetError};
 use driver::Driver;
+use event::Event;
 pub(crate) use session::random_session;
 pub(crate) use watcher::look;
-use event::Event;
 
 /// What is protected, and how.
 #[derive(Clone, Debug)]

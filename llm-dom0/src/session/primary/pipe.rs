@@ -12,6 +12,7 @@ use llm_core::replication::FIRST_EPOCH;
 use llm_core::time::Instant;
 
 use super::super::queue::ByteQueue;
+use super::stream::FIRST_COPY_WINDOW;
 use crate::checkpoint::stream::{Item, MarkKind, Parser, StreamError};
 use crate::checkpoint::tap::{PIPE_SIZE, PipeTap};
 use crate::clock;
@@ -129,7 +130,8 @@ where
                 // That read took all there was.
                 empty_at = before;
             }
-            if !self.queue.push(buffer[..n].to_vec()) {
+            let room = if unprotected { FIRST_COPY_WINDOW } else { u64::MAX };
+            if !self.queue.push_within(buffer[..n].to_vec(), room) {
                 return Err(PipeError::Broken);
             }
         }
@@ -175,7 +177,7 @@ mod tests {
                         PipeEvent::Read { epoch, held, .. } => {
                             assert!(held);
                             format!("read {epoch}")
-                        },
+                        }
                         PipeEvent::Ended(Ok(())) => "ended".into(),
                         PipeEvent::Ended(Err(e)) => format!("error {e}"),
                     };

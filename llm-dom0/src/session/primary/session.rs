@@ -165,4 +165,3 @@ pub(crate) fn random_session() -> u64 {
         }
     }
 }
-

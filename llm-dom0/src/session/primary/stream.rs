@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use super::pipe::PipeReader;
 use crate::checkpoint::encode::{Encoder, Output};
 use crate::checkpoint::stream::StreamError;
 use crate::checkpoint::tap::PipeTap;
-use crate::link::{Closed, Outbox};
 use crate::control::run_file;
+use crate::link::{Closed, Outbox};
 use crate::xen::remus::{Held, Pacer, Remus, RemusConfig, RemusError};
 
 /// How a stream is started.
@@ -39,6 +39,11 @@ pub(crate) struct StreamConfig {
 
 /// Patience with `xl` until it has run our command: xenstore may be busy.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Bytes of the first copy that may be under way, before and behind the encoder. The guest
+/// runs meanwhile, so `xl` may wait for the link; but its output is held from the first
+/// suspension until all of this is with the backup.
+pub(crate) const FIRST_COPY_WINDOW: u64 = 4 << 20;
 
 /// Why a stream cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +123,7 @@ impl Stream {
             bulk: Arc::clone(bulk),
             figures: Arc::clone(&figures),
             shadow_pages: config.shadow_pages,
+            first_copy: AtomicBool::new(true),
         };
         spawn("encode", move || encode.run(send))?;
         Ok(Self { pacer, remus, queue, figures })
@@ -170,6 +176,7 @@ struct EncodeThread {
     bulk: Arc<Outbox>,
     figures: Arc<Figures>,
     shadow_pages: u32,
+    first_copy: AtomicBool,
 }
 
 impl EncodeThread {
@@ -199,13 +206,17 @@ impl EncodeThread {
         send: &impl Fn(SessionEvent),
     ) -> Result<Result<(), Closed>, StreamError> {
         let mut sent = Ok(());
+        let unsent_max = if self.first_copy.load(Ordering::Relaxed) { FIRST_COPY_WINDOW } else { u64::MAX };
         encoder.feed(chunk, |output| match output {
             Output::Batch(batch) => {
                 if sent.is_ok() {
-                    sent = self.bulk.data(Kind::BATCH, batch.to_vec()).map(|_| ());
+                    sent = self.bulk.data(Kind::BATCH, batch.to_vec(), unsent_max).map(|_| ());
                 }
             }
-            Output::Epoch(summary) => send(SessionEvent::Encoded(summary.clone())),
+            Output::Epoch(summary) => {
+                self.first_copy.store(false, Ordering::Relaxed);
+                send(SessionEvent::Encoded(summary.clone()));
+            }
             Output::Mark(_) => {}
         })?;
         Ok(sent)
