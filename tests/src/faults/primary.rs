@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
 use super::frames::Frames;
-use super::{LONG, OPTIONS, SOON, Tour};
+use super::{LONG, OPTIONS, SOON, Tour, nothing_left};
 use crate::clients::now_ns;
 use crate::lab::guest;
 use crate::scenario::{Result, ensure, protect_exit, wait_primary, wait_session};
@@ -91,9 +91,11 @@ fn ended_by(tour: &mut Tour<'_>, command: &str) -> Result<()> {
     wait_session(tour.lab, 1 - host, "discarded", SOON)?;
     tour.no_copy(1 - host)?;
     for host in [0, 1] {
-        let list = tour.lab.host(host).check("xl list; ip -o link")?.text();
-        let left = list.contains(guest::NAME) || list.contains(" llm");
-        ensure(!left, || format!("host{}: something is left: {list}", host + 1))?;
+        let list = tour.lab.host(host).check("xl list")?.text();
+        ensure(!list.contains(guest::NAME), || {
+            format!("host{}: the guest is still there: {list}", host + 1)
+        })?;
+        nothing_left(&tour.lab.host(host).check("ip -o link")?.text())?;
     }
     Ok(())
 }

@@ -40,7 +40,7 @@ pub(super) fn saved(tour: &mut Tour<'_>) -> Result<()> {
                 Output::Mark(_) => Ok(()),
             };
             if let Err(error) = result {
-                wrong.get_or_insert(error.to_string());
+                wrong.get_or_insert_with(|| error.to_string());
             }
         });
         fed.map_err(|e| ScenarioError::Broken(format!("what xl saved is not understood: {e}")))?;
