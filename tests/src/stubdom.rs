@@ -11,7 +11,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-/// The hypervisor, as Debian's package `xen-hypervisor-4.17-amd64` installs it.
+use crate::lab::Paths;
+
+/// The hypervisor, as Debian's package `xen-hypervisor-4.17-amd64` installs it; the lab unpacks that package under its cache.
 pub const XEN: &str = "/boot/xen-4.17-amd64.gz";
 /// The emulator, of Debian's package `qemu-system-x86`.
 pub const QEMU: &str = "qemu-system-x86_64";
@@ -143,11 +145,12 @@ impl Machine {
         if !env::split_paths(&path).any(|folder| folder.join(QEMU).is_file()) {
             return Err(Error::Missing { part: QEMU, package: "qemu-system-x86" });
         }
-        if !Path::new(XEN).is_file() {
+        let installed = [PathBuf::from(XEN), Paths::new("").root().join(XEN.trim_start_matches('/'))];
+        let Some(packed) = installed.into_iter().find(|file| file.is_file()) else {
             return Err(Error::Missing { part: XEN, package: "xen-hypervisor-4.17-amd64" });
-        }
+        };
         // QEMU wants the ELF file, the package has it packed.
-        let unpacked = run(Command::new("zcat").arg(XEN))?;
+        let unpacked = run(Command::new("zcat").arg(packed))?;
         let folder = target_dir();
         let xen = folder.join("xen.elf");
         // Renamed into place, as several tests may do this at once.

@@ -1,8 +1,9 @@
 //! `cargo lab`: two real Xen hosts on this machine, for trying things out and for the tests.
 
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
-use llm_tests::{demo, faults};
 use llm_tests::lab::{self, Lab, Link, Llm, Options, Progress, State};
+use llm_tests::{demo, faults, suite};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -56,6 +57,21 @@ enum Action {
         /// Use the lab that is up already, and leave it so.
         #[arg(long)]
         running: bool,
+    },
+    /// All tests: packages, lints, cargo test, the unikernel on Xen, fuzzing, faults, the demo and a short soak.
+    Test {
+        /// Run this step only; may be given several times.
+        #[arg(long, value_name = "STEP", value_parser = PossibleValuesParser::new(suite::step_names()))]
+        only: Vec<String>,
+        /// Leave the fuzzer out.
+        #[arg(long)]
+        skip_fuzz: bool,
+        /// How long each fuzz target runs.
+        #[arg(long, default_value_t = 60, value_name = "N")]
+        fuzz_seconds: u64,
+        /// Put this `llm` binary into the hosts instead of building it.
+        #[arg(long, value_name = "FILE")]
+        llm: Option<PathBuf>,
     },
     /// Boot both hosts and leave them running.
     Up {
@@ -216,6 +232,17 @@ fn act(args: &Args) -> lab::Result<ExitCode> {
             let summary = faults::run(&lab, only.as_deref());
             println!("{} scenarios held, {} did not", summary.passed.len(), summary.failed.len());
             return Ok(verdict(Ok(summary.held())));
+        }
+        Action::Test { only, skip_fuzz, fuzz_seconds, llm } => {
+            lab::clean_on_exit(&args.name)?;
+            let held = suite::run(&suite::Options {
+                name: args.name.clone(),
+                llm: llm.clone().map_or(Llm::Build, Llm::File),
+                only: only.clone(),
+                skip_fuzz: *skip_fuzz,
+                fuzz_time: Duration::from_secs(*fuzz_seconds),
+            });
+            return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Action::Up { no_llm, llm, memory, dom0_memory } => {
             lab::clean_on_exit(&args.name)?;

@@ -48,6 +48,8 @@ use std::time::Duration;
 pub const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 /// Time a guest gets from `xl create` to its first answers.
 pub const GUEST_TIMEOUT: Duration = Duration::from_secs(90);
+/// Programs that tests need on this machine: Xen's stream checker is in Python, libFuzzer in C++.
+const TEST_PROGRAMS: [(&str, &str); 2] = [("/usr/bin/python3", "python3"), ("/usr/bin/c++", "g++")];
 /// Name of the lab and of its network namespace, when none is given.
 pub const DEFAULT_NAME: &str = "llmlab";
 
@@ -139,6 +141,17 @@ impl Lab {
         }
         step.done("ready");
         Ok(lab)
+    }
+
+    /// Installs and downloads what a lab needs, and installs what the tests need beside it; boots nothing.
+    ///
+    /// # Errors
+    /// When this is not root, or `apt-get` fails.
+    pub fn prepare(paths: &Paths, progress: &Progress) -> Result<()> {
+        require_root()?;
+        let _alone = lock_cache(paths)?;
+        packages::install(&TEST_PROGRAMS, progress)?;
+        Packages::ensure(paths, progress).map(drop)
     }
 
     /// The lab that an earlier command brought up; it stays up when this is dropped.

@@ -66,7 +66,7 @@ impl Packages {
     /// # Errors
     /// When `apt-get` fails, or the machine is not a Debian 12 that has these packages.
     pub fn ensure(paths: &Paths, progress: &Progress) -> Result<Self> {
-        install(progress)?;
+        install(&INSTALLED, progress)?;
         let debs = paths.debs();
         fs::create_dir_all(&debs).context(|| format!("make {}", debs.display()))?;
         download(&debs, progress)?;
@@ -158,9 +158,13 @@ fn apt_fresh(args: &[&str], folder: &Path) -> Result<()> {
     })
 }
 
-fn install(progress: &Progress) -> Result<()> {
+/// Installs the packages whose file is missing; each is given as a file and the package it is in.
+///
+/// # Errors
+/// When `apt-get` fails.
+pub(super) fn install(wanted: &[(&str, &str)], progress: &Progress) -> Result<()> {
     let mut missing: Vec<&str> =
-        INSTALLED.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
+        wanted.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
     missing.dedup();
     if missing.is_empty() {
         return Ok(());
