@@ -105,9 +105,11 @@ pub fn start_protect(lab: &Lab, host: usize, options: &str) -> Result<()> {
 /// It does not end in time.
 pub fn protect_exit(lab: &Lab, host: usize, timeout: Duration) -> Result<i32> {
     let output = lab.host(host).wait_for(&format!("cat {PROTECT_EXIT}"), timeout)?;
-    output.text().trim().parse().map_err(|_| {
-        ScenarioError::Broken(format!("host{}: no exit code but {:?}", host + 1, output.text()))
-    })
+    output
+        .text()
+        .trim()
+        .parse()
+        .map_err(|_| ScenarioError::Broken(format!("host{}: no exit code but {:?}", host + 1, output.text())))
 }
 
 /// Everything that `llm status --json` tells on that host.
@@ -155,7 +157,8 @@ pub fn wait_primary(lab: &Lab, host: usize, states: &[&str], timeout: Duration) 
     wait(&format!("llm protect to be {}", states.join(" or ")), timeout, || {
         last = primary_status(lab, host)?;
         let reached = last.as_ref().is_some_and(|p| states.contains(&p.state.as_str()));
-        let seen = last.as_ref().map_or("it does not run".into(), |p| format!("{} ({})", p.state, p.note));
+        let seen =
+            last.as_ref().map_or_else(|| "it does not run".into(), |p| format!("{} ({})", p.state, p.note));
         Ok((reached, move || seen))
     })?;
     last.ok_or_else(|| ScenarioError::Broken("llm protect has gone".into()))
@@ -170,7 +173,7 @@ pub fn wait_session(lab: &Lab, host: usize, state: &str, timeout: Duration) -> R
     wait(&format!("the backup to be {state}"), timeout, || {
         last = session_status(lab, host)?;
         let reached = last.as_ref().is_some_and(|s| s.state == state);
-        let seen = last.as_ref().map_or("no session".into(), |s| format!("{} ({})", s.state, s.note));
+        let seen = last.as_ref().map_or_else(|| "no session".into(), |s| format!("{} ({})", s.state, s.note));
         Ok((reached, move || seen))
     })?;
     last.ok_or_else(|| ScenarioError::Broken("the session has gone".into()))
@@ -192,7 +195,11 @@ pub fn wait<S: FnOnce() -> String>(
             return Ok(());
         }
         if start.elapsed() > timeout {
-            return Err(ScenarioError::Waited { what: what.into(), seconds: timeout.as_secs(), seen: seen() });
+            return Err(ScenarioError::Waited {
+                what: what.into(),
+                seconds: timeout.as_secs(),
+                seen: seen(),
+            });
         }
         std::thread::sleep(Duration::from_millis(200));
     }

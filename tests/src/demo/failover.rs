@@ -58,7 +58,8 @@ pub(super) fn run(lab: &Lab, options: &Options) -> Result<Run> {
 
     let interval_ms = u64::try_from(options.interval.as_millis()).unwrap_or(u64::MAX);
     let outcomes = clients.stop(lab)?;
-    let mut run = Run::measured("remus", interval_ms, marks, outcomes).with_failure("primary host killed", &marks);
+    let mut run =
+        Run::measured("remus", interval_ms, marks, outcomes).with_failure("primary host killed", &marks);
     run.epochs_committed = Some(session.epochs_committed);
     run.pages_sent = Some(primary.pages_sent);
     run.bytes_raw = Some(primary.bytes_raw);
@@ -112,7 +113,12 @@ impl Watch<'_> {
     }
 
     /// Shows how it goes until it is so.
-    fn until(&mut self, phase: &str, timeout: Duration, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
+    fn until(
+        &mut self,
+        phase: &str,
+        timeout: Duration,
+        mut look: impl FnMut() -> Result<bool>,
+    ) -> Result<()> {
         wait(phase, timeout, || {
             self.show(phase, None, "");
             let reached = look()?;

@@ -55,7 +55,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let lab_options = crate::lab::Options {
         name: options.name.clone(),
         llm: options.llm.clone(),
-        progress: progress.clone(),
+        progress,
         ..crate::lab::Options::default()
     };
     let lab = Lab::up(&lab_options)?;

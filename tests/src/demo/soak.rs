@@ -19,12 +19,7 @@ const MOMENTS: [f64; 10] = [0.0, 0.37, 0.74, 0.11, 0.48, 0.85, 0.22, 0.59, 0.96,
 /// When the lab fails; a failover that does not hold is counted and told, and ends the run.
 pub fn soak(name: &str, llm: Llm, times: u32) -> Result<u32> {
     let progress = Progress::new();
-    let options = crate::lab::Options {
-        name: name.into(),
-        llm,
-        progress: progress.clone(),
-        ..crate::lab::Options::default()
-    };
+    let options = crate::lab::Options { name: name.into(), llm, progress, ..crate::lab::Options::default() };
     let lab = Lab::up(&options)?;
     lab.guest_create(0)?;
     let result = failovers(&lab, times, &progress);
@@ -42,7 +37,7 @@ pub(crate) fn failovers(lab: &Lab, times: u32, progress: &Progress) -> Result<u3
     for round in 0..times {
         let (from, to) = if round % 2 == 0 { (0, 1) } else { (1, 0) };
         let moment = MOMENTS[round as usize % MOMENTS.len()];
-        let step = progress.step(&format!("Failover {} of {times}: host{} dies", round + 1, from + 1));
+        let step = progress.step(format!("Failover {} of {times}: host{} dies", round + 1, from + 1));
         let clients = Clients::start(lab)?;
         let status = protect(lab, from, "--interval 200ms")?;
         sleep(Duration::from_secs(4));

@@ -42,10 +42,8 @@ pub(super) fn run(lab: &Lab, options: &Options, progress: &Progress) -> Result<R
     sleep(Duration::from_secs(1));
     let before = link_bytes(lab, 1)?;
     let backup = Link::Replication.host_address(2);
-    let send = format!(
-        "exec xl -vvv remus -Fdn -i {interval_ms} -s '' {} 'exec nc {backup} {PORT}'",
-        guest::PLAIN
-    );
+    let send =
+        format!("exec xl -vvv remus -Fdn -i {interval_ms} -s '' {} 'exec nc {backup} {PORT}'", guest::PLAIN);
     lab.host(0).spawn_detached(&send, SENDER_LOG)?;
     // Its own log is all that tells of checkpoints.
     let count = format!("grep -c 'Checkpointed save' {SENDER_LOG}");

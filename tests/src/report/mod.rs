@@ -11,7 +11,6 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-
 use crate::clients::{Broken, Marks, Outcome, Phase, Sample, Timeline, timeline::Percentiles};
 
 mod charts;
