@@ -31,7 +31,7 @@ const OPTIONS: &str = "--interval 200ms --detect 2s";
 /// Time for what takes a moment.
 const SOON: Duration = Duration::from_secs(30);
 /// Time for a first copy of the guest's memory, or for a take-over, on busy hosts.
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(240);
 
 /// A scenario.
 pub type Scenario = fn(&mut Tour<'_>) -> Result<()>;
