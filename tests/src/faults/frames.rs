@@ -31,7 +31,7 @@ impl Frames {
         command
             .arg(format!("LD_LIBRARY_PATH={}", root.join("usr/lib/x86_64-linux-gnu").display()))
             .arg(root.join("usr/bin/tcpdump"))
-            .args(["-n", "-l", "-tt", "-Z", "root", "-Q", "in", "-i", &tap])
+            .args(["-n", "-l", "-tt", "--immediate-mode", "-Z", "root", "-Q", "in", "-i", &tap])
             .args(["ether", "src", guest::MAC])
             .stdin(Stdio::null())
             .stdout(here("create the list of frames", File::create(&file))?)

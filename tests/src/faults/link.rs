@@ -38,6 +38,7 @@ pub(super) fn cut_for_ever(tour: &mut Tour<'_>) -> Result<()> {
     let host = tour.protected(OPTIONS)?;
     let clients = tour.clients()?;
     let frames = Frames::out_of(tour.lab, host)?;
+    tour.epochs_go_on(host, 3)?;
     tour.lab.connect(host, Link::Replication, false)?;
     let lease_over = SystemTime::now() + DETECT;
     tour.take_over(host)?;

@@ -55,6 +55,7 @@ pub(super) fn frozen(tour: &mut Tour<'_>) -> Result<()> {
     let host = tour.protected(OPTIONS)?;
     let clients = tour.clients()?;
     let frames = Frames::out_of(tour.lab, host)?;
+    tour.epochs_go_on(host, 3)?;
     tour.lab.host(host).freeze()?;
     let frozen = SystemTime::now();
     let taken = tour.take_over(host).and_then(|()| clients.wait_for_replies(now_ns(), LONG));

@@ -34,10 +34,13 @@ impl Process {
         stat(pid).map(|(_, start)| Self { pid, start })
     }
 
-    /// Whether it is still there; a zombie is not.
+    /// Whether it is still there; a zombie is not, unless threads of it are left, which hold its files open.
     #[must_use]
     pub fn alive(self) -> bool {
-        stat(self.pid).is_some_and(|(state, start)| start == self.start && !matches!(state, 'Z' | 'X'))
+        let threads = || fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(0, Iterator::count);
+        stat(self.pid).is_some_and(|(state, start)| {
+            start == self.start && (!matches!(state, 'Z' | 'X') || threads() > 1)
+        })
     }
 
     /// Sends a signal, if it is still this process.
