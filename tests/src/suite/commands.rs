@@ -3,7 +3,7 @@
 use super::{Options, Outcome};
 use crate::lab::Paths;
 use crate::lab::command::describe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The workspace's root.
@@ -21,6 +21,9 @@ pub(super) fn cargo(args: &[&str]) -> Command {
 /// Runs a program that says itself what it does; an error names it and how it ended.
 pub(super) fn show(command: &mut Command) -> Result<(), String> {
     let text = describe(command);
+    // Where cargo lies is nobody's concern.
+    let folder = Path::new(command.get_program()).parent().map_or(0, |f| f.as_os_str().len());
+    let text = text.get(folder..).unwrap_or(&text).trim_start_matches('/');
     println!("$ {text}");
     match command.stdin(Stdio::null()).status() {
         Ok(status) if status.success() => Ok(()),
