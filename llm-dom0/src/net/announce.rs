@@ -43,7 +43,7 @@ pub struct Announcement {
     pub addresses: Vec<Learnt>,
 }
 
-/// Sends one round: the bridge learns the guest's port, then every other port carries the frames. Gives their number.
+/// Sends one round: the bridge learns the guest's port (once that forwards), then every other port carries the frames. Gives their number.
 ///
 /// # Errors
 /// [`NetError::NoInterface`], [`NetError::NotABridge`] or a failed system call.
@@ -52,10 +52,10 @@ pub fn announce(a: &Announcement) -> Result<usize, NetError> {
     let port = bridge::find(&mut nl, &a.vif)?;
     let master = bridge::find_bridge(&mut nl, &a.bridge)?;
     // Sent from the bridge itself, the frames teach the other switches but not this bridge.
-    nl.learn_address(port.index, a.mac).map_err(|e| {
-        let hint = "put the vif on the bridge before announcing the guest";
-        NetError::system(format!("teach bridge {} that the guest is behind {}", a.bridge, a.vif), hint, e)
-    })?;
+    // A port that does not forward yet refuses; the others must hear of the guest all the same.
+    if let Err(error) = nl.learn_address(port.index, a.mac) {
+        tracing::debug!(bridge = a.bridge, vif = a.vif, %error, "the port is not forwarding yet");
+    }
     let failed = |e| {
         let hint = "see that the bridge is up (`ip link set BRIDGE up`) and run as root";
         NetError::system(format!("announce the guest of {} on bridge {}", a.vif, a.bridge), hint, e)
