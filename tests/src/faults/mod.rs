@@ -76,11 +76,13 @@ impl Summary {
     }
 }
 
-/// Runs the scenarios whose name contains `only`, or all, on a lab that is up; prints a line for each.
+/// Runs the scenario called `only`, those whose name contains it, or all, on a lab that is up; prints a line for each.
 pub fn run(lab: &Lab, only: Option<&str>) -> Summary {
     let mut tour = Tour { lab, host: None, options: None };
     let mut summary = Summary::default();
-    for &(name, scenario) in TOUR.iter().filter(|(name, _)| only.is_none_or(|only| name.contains(only))) {
+    let exact = TOUR.iter().any(|(name, _)| Some(*name) == only);
+    let wanted = |name: &str| only.is_none_or(|only| if exact { name == only } else { name.contains(only) });
+    for &(name, scenario) in TOUR.iter().filter(|(name, _)| wanted(name)) {
         let start = Instant::now();
         let result = scenario(&mut tour);
         let seconds = start.elapsed().as_secs_f64();
