@@ -7,7 +7,7 @@ mod feeder;
 mod intake;
 mod session;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;
@@ -80,6 +80,9 @@ struct Shared {
     incarnation: u64,
     /// By domain name.
     sessions: Mutex<HashMap<String, Arc<Session>>>,
+    /// Sessions that were taken over, of domains that have left since. Their primaries
+    /// may still be frozen somewhere, and must be told when they thaw.
+    departed: Mutex<HashSet<u64>>,
     strangers: AtomicUsize,
 }
 
@@ -96,6 +99,7 @@ impl Service {
             xl: Xl::default(),
             incarnation: random_session(),
             sessions: Mutex::default(),
+            departed: Mutex::default(),
             strangers: AtomicUsize::new(0),
         };
         Ok(Self { listener, shared: Arc::new(shared) })
@@ -165,6 +169,10 @@ struct Admitted {
 }
 
 impl Shared {
+    fn departed(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.departed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn sessions(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -244,13 +252,24 @@ impl Shared {
         let trouble = |e: ToolstackError| Refusal::new(RefuseReason::Full, format_args!("{e}"));
         let offer =
             Offer { modes: ModeSet::of(&[Mode::Remus]), shadow_pages_max: self.config.shadow_pages_max };
+        if self.departed().contains(&hello.session) {
+            return Err(Refusal::new(
+                RefuseReason::TakenOver,
+                format_args!("{domain} was taken over, and has left"),
+            ));
+        }
         let old = sessions.get(domain).cloned();
+        // The domain may have left after a take-over: then it can be protected from where it runs now.
+        let left = match &old {
+            Some(old) if old.has_taken_over() => self.xl.domid(domain).map_err(trouble)?.is_none(),
+            _ => false,
+        };
         let admit = |holder: Holder<'_>| Backup::admit(hello, holder, &offer, self.incarnation, clock::now());
         // The session knows best; without one, the toolstack says whether the name is free.
         let machine = match &old {
-            Some(old) => old.with_machine(|machine| admit(Holder::Session(machine)))?,
+            Some(old) if !left => old.with_machine(|machine| admit(Holder::Session(machine)))?,
             None if self.xl.domid(domain).map_err(trouble)?.is_some() => admit(Holder::Domain)?,
-            None => admit(Holder::Nobody)?,
+            _ => admit(Holder::Nobody)?,
         };
         if sessions.len() >= SESSIONS_MAX && old.is_none() {
             return Err(Refusal::new(
@@ -262,6 +281,9 @@ impl Shared {
             // Its xl must be gone before another one makes a domain of that name.
             old.wait_for_feeder(Duration::from_secs(30));
             old.retire();
+            if left {
+                self.departed().insert(old.id());
+            }
         }
         let session = Session::start(machine, &self.config, self.xl.clone())
             .map_err(|e| Refusal::new(RefuseReason::Full, format_args!("{e}")))?;

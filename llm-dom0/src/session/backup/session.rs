@@ -101,6 +101,11 @@ impl Session {
         self.changed.notify_all();
     }
 
+    /// Whether this session took its domain over, and `xl` has done its part.
+    pub(super) fn has_taken_over(&self) -> bool {
+        self.lock().machine.phase() == BackupPhase::TakenOver && self.feeder.wait(Duration::ZERO)
+    }
+
     /// Waits until `xl` is gone, or runs the domain.
     pub(super) fn wait_for_feeder(&self, timeout: Duration) {
         if !self.feeder.wait(timeout) {
