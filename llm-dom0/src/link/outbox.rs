@@ -141,6 +141,8 @@ impl Outbox {
         inner.cursor = Some(next_seq);
         inner.unsent = inner.data.iter().filter(|f| f.seq >= next_seq).map(|f| f.payload.len() as u64).sum();
         self.ready.notify_all();
+        // With nothing left to write there is room, and nobody else would say so.
+        self.room.notify_all();
         true
     }
 
@@ -372,6 +374,25 @@ mod tests {
         let _ = outbox.connect();
         assert!(!outbox.resume(2), "long gone");
         assert!(outbox.resume(50), "the last one is still there");
+    }
+
+    #[test]
+    fn a_peer_that_has_everything_makes_room() {
+        let outbox = Arc::new(Outbox::new(1000));
+        let _ = outbox.connect();
+        assert!(outbox.resume(1));
+        assert_eq!(outbox.data(Kind::BATCH, vec![0; 50], 40), Ok(1));
+        let producer = std::thread::spawn({
+            let outbox = Arc::clone(&outbox);
+            move || outbox.data(Kind::BATCH, vec![0; 1], 40)
+        });
+        while outbox.fill().waits == 0 {
+            std::thread::yield_now();
+        }
+        // The frame had arrived, although the connection broke.
+        let _ = outbox.connect();
+        assert!(outbox.resume(2));
+        assert_eq!(producer.join().ok(), Some(Ok(2)));
     }
 
     #[test]
