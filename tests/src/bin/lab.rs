@@ -229,7 +229,7 @@ fn act(args: &Args) -> lab::Result<ExitCode> {
                 let llm = llm.clone().map_or(Llm::Build, Llm::File);
                 Lab::up(&Options { name: args.name.clone(), llm, ..Options::default() })?
             };
-            let summary = faults::run(&lab, only.as_deref());
+            let summary = faults::run(&lab, only.as_deref(), 1);
             println!("{} scenarios held, {} did not", summary.passed.len(), summary.failed.len());
             return Ok(verdict(Ok(summary.held())));
         }

@@ -77,34 +77,31 @@ impl Summary {
 }
 
 /// Runs the scenario called `only`, those whose name contains it, or all, on a lab that is up; prints a line for each.
-pub fn run(lab: &Lab, only: Option<&str>) -> Summary {
-    let mut tour = Tour { lab, host: None, options: None };
+///
+/// A scenario that does not hold is tried again, up to `attempts` times in all, each time on hosts that were
+/// booted anew: emulated hosts on two cores stall now and then. Each attempt is told.
+pub fn run(lab: &Lab, only: Option<&str>, attempts: u32) -> Summary {
+    let mut tour = Tour { lab, host: None, options: None, lost: false };
     let mut summary = Summary::default();
     let exact = TOUR.iter().any(|(name, _)| Some(*name) == only);
     let wanted = |name: &str| only.is_none_or(|only| if exact { name == only } else { name.contains(only) });
     for &(name, scenario) in TOUR.iter().filter(|(name, _)| wanted(name)) {
-        let start = Instant::now();
-        let result = scenario(&mut tour);
-        let seconds = start.elapsed().as_secs_f64();
-        match result {
-            Ok(()) => {
-                println!("{name:<28} held      {seconds:6.1} s");
-                summary.passed.push(name);
-            }
+        let mut last = String::new();
+        let held = (0..attempts).any(|_| match tour.attempt(name, scenario) {
+            Ok(()) => true,
             Err(error) => {
-                println!("{name:<28} NOT HELD  {seconds:6.1} s  {error}");
-                let folder = lab.paths().logs().with_file_name("failed").join(name);
-                if fs::create_dir_all(&folder).is_ok() {
-                    keep_logs(lab, &folder);
-                    println!("{:<28} logs of both hosts are in {}", "", folder.display());
-                }
-                summary.failed.push((name, error.to_string()));
-                if let Err(error) = tour.start_over() {
-                    println!("The hosts do not come back, the other scenarios are not run: {error}");
-                    summary.failed.push(("the lab", error.to_string()));
-                    break;
-                }
+                last = error;
+                false
             }
+        });
+        if held {
+            summary.passed.push(name);
+        } else {
+            summary.failed.push((name, last));
+        }
+        if tour.lost {
+            summary.failed.push(("the lab", "its hosts do not come back".into()));
+            break;
         }
     }
     summary
@@ -118,9 +115,36 @@ pub struct Tour<'a> {
     host: Option<usize>,
     /// What the running `llm protect` was told.
     options: Option<String>,
+    /// The hosts do not come back.
+    lost: bool,
 }
 
 impl Tour<'_> {
+    /// Runs a scenario once; after a failure both hosts start anew. Why it did not hold, in words.
+    fn attempt(&mut self, name: &str, scenario: Scenario) -> std::result::Result<(), String> {
+        if self.lost {
+            return Err("the lab is lost".into());
+        }
+        let start = Instant::now();
+        let result = scenario(self);
+        let seconds = start.elapsed().as_secs_f64();
+        let Err(error) = result else {
+            println!("{name:<28} held      {seconds:6.1} s");
+            return Ok(());
+        };
+        println!("{name:<28} NOT HELD  {seconds:6.1} s  {error}");
+        let folder = self.lab.paths().logs().with_file_name("failed").join(name);
+        if fs::create_dir_all(&folder).is_ok() {
+            keep_logs(self.lab, &folder);
+            println!("{:<28} logs of both hosts are in {}", "", folder.display());
+        }
+        if let Err(error) = self.start_over() {
+            println!("The hosts do not come back, the other scenarios are not run: {error}");
+            self.lost = true;
+        }
+        Err(error.to_string())
+    }
+
     /// The host that the guest runs on, protected or not; creates it if there is none.
     fn guest(&mut self) -> Result<usize> {
         if let Some(host) = self.host {
