@@ -162,6 +162,9 @@ pub(crate) struct Status {
 pub(crate) struct Release {
     /// Name of the domain
     pub(crate) domain: String,
+    /// Do not wait for the backup's agreement. If it is alive it will run the domain too: make sure that it is dead
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, ClapArgs)]

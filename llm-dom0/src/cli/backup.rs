@@ -28,7 +28,7 @@ pub(super) fn run(common: &Common, args: &args::Backup) -> Result<Exit, Failure>
     let answers = handle.clone();
     let _server = control::serve(&control::backup_socket(), "The role of backup", move |r| match r {
         Request::Status => Response::Status(Box::new(Status::Backup(answers.status()))),
-        Request::Release => {
+        Request::Release { .. } => {
             Response::Error { reason: "A domain is released on its primary: llm release DOMAIN".into() }
         }
     })

@@ -82,7 +82,7 @@ fn failure(error: PrimaryError) -> Failure {
 fn answer(handle: &Handle, request: Request) -> Response {
     match request {
         Request::Status => Response::Status(Box::new(Status::Primary(handle.status()))),
-        Request::Release => match handle.release() {
+        Request::Release { force } => match handle.release(force) {
             Ok(note) => Response::Released { note },
             Err(reason) => Response::Error { reason },
         },

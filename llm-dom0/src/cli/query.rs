@@ -119,7 +119,8 @@ fn describe_session(s: &SessionStatus, out: &mut String) -> std::fmt::Result {
 
 /// `llm release DOMAIN`.
 pub(super) fn release(args: &args::Release) -> Result<Exit, Failure> {
-    match control::ask(&control::protect_socket(&args.domain), Request::Release) {
+    let request = Request::Release { force: args.force };
+    match control::ask(&control::protect_socket(&args.domain), request) {
         Ok(Response::Released { note }) => {
             println!("{}: {note}", args.domain);
             Ok(Exit::Done)

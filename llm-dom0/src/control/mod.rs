@@ -32,7 +32,10 @@ pub enum Request {
     /// How does it stand?
     Status,
     /// Stop protecting; the guest goes on.
-    Release,
+    Release {
+        /// Do not wait for the backup: it is dead, or the risk is taken.
+        force: bool,
+    },
 }
 
 /// What is answered.
@@ -141,7 +144,7 @@ pub fn ask(path: &Path, request: Request) -> Result<Response, ControlError> {
     let mut stream =
         UnixStream::connect(path).map_err(|source| ControlError::Connect { path: path.into(), source })?;
     let answer = (|| {
-        let patience = if request == Request::Release { RELEASE_TIMEOUT } else { TIMEOUT };
+        let patience = if matches!(request, Request::Release { .. }) { RELEASE_TIMEOUT } else { TIMEOUT };
         stream.set_read_timeout(Some(patience))?;
         let mut line = serde_json::to_vec(&request)?;
         line.push(b'\n');

@@ -162,9 +162,13 @@ impl Driver {
             Event::Session { .. } => {}
             Event::Net(event) => self.handle_net(&event)?,
             Event::Domain(seen) => self.handle_domain(seen, now),
-            Event::Release(reply) => {
+            Event::Release { reply, force } => {
                 self.release_reply.push(reply);
                 self.end_by_release(Next::End(Ok(Outcome::Released)), now);
+                if force {
+                    tracing::warn!("released by force: not waiting for the backup");
+                    self.session.machine.go_on(now);
+                }
             }
             Event::Terminate => {
                 tracing::info!("asked to end: releasing the domain");
@@ -339,9 +343,14 @@ impl Driver {
                 self.wind_up(next, now);
             }
             PrimaryEvent::ReleaseUnanswered => {
-                let note = "the backup does not answer the release; output is still held";
+                let note = "the backup does not answer the release, so output is still held; bring it back, or make \
+                            sure that it is dead and say `llm release --force`";
                 tracing::warn!(note);
                 self.report.note(note.into());
+                for reply in self.release_reply.drain(..) {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(Err(note.into()));
+                }
                 if matches!(self.after_release, Some(Next::End(Ok(Outcome::DomainEnded(_))))) {
                     // There is nothing left to hold.
                     let next = self.after_release.take().unwrap_or(Next::NewSession);

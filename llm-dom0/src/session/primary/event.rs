@@ -27,8 +27,13 @@ pub(crate) enum Event {
     Net(NetEvent),
     /// From the look at the domain.
     Domain(Seen),
-    /// `llm release` asks; the answer goes to the sender.
-    Release(SyncSender<Result<String, String>>),
+    /// `llm release` asks.
+    Release {
+        /// Where the answer goes.
+        reply: SyncSender<Result<String, String>>,
+        /// Without the backup's agreement.
+        force: bool,
+    },
     /// SIGTERM or SIGINT.
     Terminate,
 }

@@ -153,14 +153,15 @@ impl Handle {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Stops protecting and waits until that is done; how it went, in words.
+    /// Stops protecting and waits until that is done; how it went, in words. With `force`
+    /// without the backup's agreement: if it is alive, it will run the domain as well.
     ///
     /// # Errors
     /// Why it could not be done.
-    pub fn release(&self) -> Result<String, String> {
+    pub fn release(&self, force: bool) -> Result<String, String> {
         let (reply, answer): (SyncSender<_>, _) = sync_channel(1);
         let gone = "the protection has ended meanwhile";
-        self.events.send(Event::Release(reply)).map_err(|_| gone)?;
+        self.events.send(Event::Release { reply, force }).map_err(|_| gone)?;
         answer.recv().map_err(|_| gone)?
     }
 
