@@ -124,3 +124,21 @@ pub(super) fn go_on(tour: &mut Tour<'_>) -> Result<()> {
         Ok((back.is_ok(), move || format!("{back:?}")))
     })
 }
+
+/// Without a backup a release waits, and says so; by force the guest goes on.
+pub(super) fn forced(tour: &mut Tour<'_>) -> Result<()> {
+    let host = tour.protected(OPTIONS)?;
+    let clients = tour.clients()?;
+    kill_backup(tour, 1 - host, "KILL")?;
+    wait_primary(tour.lab, host, &["backup-lost"], SOON)?;
+    let refused = tour.lab.host(host).run(&format!("llm release {}", guest::NAME))?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure(!refused.success() && said.contains("--force"), || format!("release said {said:?}"))?;
+    silent(&clients)?;
+    tour.lab.host(host).check(&format!("llm release --force {}", guest::NAME))?;
+    let code = protect_exit(tour.lab, host, LONG)?;
+    tour.options = None;
+    ensure(code == 0, || format!("llm protect ended with {code} after a release"))?;
+    tour.on_its_bridge(host)?;
+    tour.judge(clients)
+}

@@ -48,6 +48,7 @@ pub const TOUR: &[(&str, Scenario)] = &[
     ("backup-killed", backup::killed),
     ("backup-terminated", backup::terminated),
     ("backup-host-killed", backup::host_killed),
+    ("release-forced", backup::forced),
     ("backup-lost-go-on", backup::go_on),
     ("log-disk-full", preflight::full_log),
     ("release", primary::release),
