@@ -84,6 +84,6 @@ mod tests {
         let error = show(Command::new("sh").args(["-c", "exit 3"])).unwrap_err();
         assert!(error.contains("`sh -c exit 3`") && error.contains('3'), "{error}");
         assert!(show(&mut Command::new("no-such-program")).unwrap_err().contains("no-such-program"));
-        assert!(has("version") && !has("no-such-component"));
+        assert!(has("tree") && !has("no-such-component"));
     }
 }
