@@ -98,6 +98,13 @@ impl Timing {
         self.detect() / 2
     }
 
+    /// Silence after which the backup drops a copy that has no committed epoch yet: it could
+    /// not take over, and a first copy keeps both hosts busy.
+    #[must_use]
+    pub fn first_copy_patience(&self) -> Duration {
+        self.detect() * 5
+    }
+
     /// Silence after which the backup drops a connection that nobody replaced.
     #[must_use]
     pub fn idle(&self) -> Duration {

@@ -332,7 +332,10 @@ impl Backup {
 
     /// When silence is judged: no earlier than the primary's lease can have ended.
     fn verdict_at(&self) -> Option<Instant> {
-        let at = self.heard + self.terms.timing.detect();
+        let timing = &self.terms.timing;
+        // Nothing hangs on a copy that cannot take over yet, but the copy is dear.
+        let patience = if self.committed().is_some() { timing.detect() } else { timing.first_copy_patience() };
+        let at = self.heard + patience;
         (self.phase == BackupPhase::Protecting).then(|| self.not_before.map_or(at, |grace| at.max(grace)))
     }
 

@@ -63,6 +63,8 @@ impl Driver {
         match started {
             Ok(stream) => {
                 if self.next.is_some() {
+                    // The marks hold the pipe as well: `xl` must find it closed.
+                    self.marks.end();
                     stream.break_off();
                 }
                 self.session.stream = Some(stream);
