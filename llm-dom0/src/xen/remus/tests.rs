@@ -56,6 +56,11 @@ fn starts_is_paced_and_ends_with_its_stream() {
     let mut tick = [0; 4];
     stream.read_exact(&mut tick).unwrap();
     assert_eq!(&tick, b"tick");
+    // Another thread collects its words.
+    let until = Instant::now() + WAIT;
+    while remus.said().is_empty() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     assert!(remus.said().contains("remus -Fdn -i 3600000 -s  it's g exec 'env'"), "{}", remus.said());
 
     let pacer = remus.pacer();
