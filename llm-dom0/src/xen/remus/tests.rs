@@ -91,7 +91,12 @@ fn a_late_stop_is_in_doubt() {
     let (remus, stream) = Remus::start(&config).unwrap();
     let long_ago = Instant::now();
     std::thread::sleep(config.interval);
-    assert_eq!(remus.pacer().hold(long_ago), Held::InDoubt);
+    let mut held = remus.pacer().hold(long_ago);
+    while held == Held::No && long_ago.elapsed() < WAIT {
+        // On a busy machine a stop may take longer than it is waited for.
+        held = remus.pacer().hold(long_ago);
+    }
+    assert_eq!(held, Held::InDoubt);
     // It stands still until somebody who knows better lets it go.
     assert!(remus.pacer().go());
     let mut stream = File::from(stream);
