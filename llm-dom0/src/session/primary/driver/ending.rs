@@ -94,6 +94,8 @@ impl Driver {
             Some((waiting @ Next::NewSession, _)) => *waiting = next,
             Some(_) => {}
             None if self.network.is_none() => self.wind_up(next, now),
+            // Output flows already, and nobody has a copy: there is nothing to agree upon.
+            None if self.unprotected => self.wind_up(next, now),
             None => {
                 self.after_release = Some(next);
                 self.session.machine.release(now);
