@@ -6,9 +6,7 @@
 //! | [`shadow`] | the last known copy of each page, alike on both sides |
 //! | [`encode`] | primary: the stream into batches of page diffs |
 //! | [`rebuild`] | backup: the batches into the same stream |
-//! | [`chunks`] | a queue of bytes that frees what has been written |
 //! | [`tap`] | the pipe, and how many bytes the toolstack has written |
-pub mod chunks;
 pub mod encode;
 pub mod rebuild;
 pub mod shadow;
