@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// A libxc `END` record: behind a whole epoch it ends the restore, and `xl` starts the domain.
 const LIBXC_END: [u8; 8] = [0; 8];
+/// How long the last words of a failed `xl` are waited for.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What went wrong with `xl migrate-receive`.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +121,15 @@ impl Receiver {
         self.child.ended()
     }
 
+    /// The last messages of an `xl` that has failed: another thread collects them, and may still be at it.
+    fn last_words(&self) -> String {
+        let until = Instant::now() + LAST_WORDS_TIMEOUT;
+        while self.said().is_empty() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.said()
+    }
+
     /// The last messages of `xl`.
     #[must_use]
     pub fn said(&self) -> String {
@@ -139,14 +150,14 @@ impl Receiver {
         if let Err(source) = written {
             return Err(self.child.wait(Duration::from_secs(1)).map_or_else(
                 || ReceiveError::Pipe { source, said: self.said() },
-                |status| ReceiveError::Ended { status, said: self.said() },
+                |status| ReceiveError::Ended { status, said: self.last_words() },
             ));
         }
         // From here on `xl` must not be killed half-way.
         self.give_up = false;
         match self.child.wait(timeout) {
             Some(status) if status.success() => Ok(()),
-            Some(status) => Err(ReceiveError::Ended { status, said: self.said() }),
+            Some(status) => Err(ReceiveError::Ended { status, said: self.last_words() }),
             None => Err(ReceiveError::Slow { waited: timeout, said: self.said() }),
         }
     }
@@ -171,7 +182,7 @@ impl Receiver {
             };
             if read == 0 {
                 if let Some(status) = self.child.wait(Duration::from_millis(50).min(left)) {
-                    return Err(ReceiveError::Ended { status, said: self.said() });
+                    return Err(ReceiveError::Ended { status, said: self.last_words() });
                 }
                 if left.is_zero() {
                     break;
