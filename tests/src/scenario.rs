@@ -54,6 +54,15 @@ pub enum ScenarioError {
     Broken(String),
 }
 
+impl ScenarioError {
+    /// Whether another attempt may go otherwise: the lab stalled, or something took too
+    /// long. A broken promise stays broken.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        !matches!(self, Self::Broken(_) | Self::Status { .. })
+    }
+}
+
 /// Result of a step of a scenario.
 pub type Result<T> = std::result::Result<T, ScenarioError>;
 

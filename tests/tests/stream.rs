@@ -1,7 +1,6 @@
 //! A checkpoint stream of real Xen through the engine: parsed, encoded, rebuilt.
 
 use llm_core::page::Kind;
-use llm_dom0::checkpoint::chunks::Chunks;
 use llm_dom0::checkpoint::encode::{Encoder, EpochSummary, Output};
 use llm_dom0::checkpoint::rebuild::{EpochCheck, Rebuilder};
 use llm_dom0::checkpoint::stream::MarkKind;
@@ -42,7 +41,7 @@ fn a_recorded_stream_is_rebuilt() {
     let tap = PipeTap::new(reader.into()).expect("a tap");
     let mut encoder = Encoder::new(2000);
     let mut rebuilder = Rebuilder::new(2000);
-    let (mut epochs, mut checkpoints, mut queue) = (Vec::new(), Vec::new(), Chunks::new());
+    let (mut epochs, mut checkpoints, mut rebuilt) = (Vec::new(), Vec::new(), Vec::new());
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for piece in stream.chunks(65_537) {
@@ -62,7 +61,9 @@ fn a_recorded_stream_is_rebuilt() {
                 Err(error) => panic!("{error}"),
             };
             let fed = encoder.feed(&buffer[..read], |output| match output {
-                Output::Batch(batch) => rebuilder.apply(batch, |bytes| queue.push(bytes)).expect("a batch"),
+                Output::Batch(batch) => {
+                    rebuilder.apply(batch, |bytes| rebuilt.extend_from_slice(bytes)).expect("a batch")
+                }
                 Output::Epoch(epoch) => {
                     rebuilder.finish_epoch(check(epoch)).expect("an epoch");
                     epochs.push(epoch.clone());
@@ -74,8 +75,6 @@ fn a_recorded_stream_is_rebuilt() {
         }
     });
     assert_eq!(tap.mark().expect("a mark"), stream.len() as u64);
-    let mut rebuilt = Vec::new();
-    queue.write_all(&mut rebuilt).expect("memory");
     assert!(rebuilt == stream, "the rebuilt stream differs");
 
     assert_eq!(epochs.len(), 4);

@@ -2,7 +2,7 @@
 
 use super::{Options, Outcome, progress};
 use crate::lab::{self, Lab, Paths};
-use crate::{demo as main_job, faults as fault_tour};
+use crate::{demo as main_job, faults as fault_tour, scenario};
 use std::time::Duration;
 
 /// Failovers of the short soak; `cargo lab soak` runs as many as one likes.
@@ -32,46 +32,39 @@ pub(super) fn faults(options: &Options) -> Outcome {
 }
 
 pub(super) fn demo(options: &Options) -> Outcome {
-    again_once(|| demo_once(options))
-}
-
-pub(super) fn soak(options: &Options) -> Outcome {
-    again_once(|| soak_once(options))
-}
-
-/// A run that does not hold is told, and tried once more: emulated hosts on two cores stall now and then.
-fn again_once(run: impl Fn() -> Outcome) -> Outcome {
-    let first = run();
-    if first.failed == 0 {
-        return first;
-    }
-    println!("Not held ({}): once more", first.note);
-    let mut second = run();
-    second.note = format!("second attempt, the first: {}; {}", first.note, second.note);
-    second
-}
-
-fn demo_once(options: &Options) -> Outcome {
     let options = main_job::Options {
         llm: options.llm.clone(),
         watch: Duration::from_secs(10),
         ..main_job::Options::new(&options.name)
     };
-    match main_job::run(&options) {
+    match again_once(|| main_job::run(&options)) {
         Ok(true) => Outcome::passed(""),
         Ok(false) => Outcome::failed("a promise was broken: see the demo's table"),
         Err(error) => broken(&error),
     }
 }
 
-fn soak_once(options: &Options) -> Outcome {
-    match main_job::soak(&options.name, options.llm.clone(), SOAK) {
+pub(super) fn soak(options: &Options) -> Outcome {
+    match again_once(|| main_job::soak(&options.name, options.llm.clone(), SOAK)) {
         Ok(held) => Outcome {
             passed: held as usize,
             failed: SOAK.saturating_sub(held) as usize,
             note: format!("{held} of {SOAK} failovers held"),
         },
         Err(error) => broken(&error),
+    }
+}
+
+/// A run that ended by a time-out or an error of the lab is told, and tried once more: emulated hosts on two cores stall
+/// now and then. One that broke a promise is not.
+fn again_once<T>(run: impl Fn() -> scenario::Result<T>) -> scenario::Result<T> {
+    let first = run();
+    match first {
+        Err(error) if error.may_pass() => {
+            println!("Did not come to its end ({error}): once more");
+            run()
+        }
+        other => other,
     }
 }
 

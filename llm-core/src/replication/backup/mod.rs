@@ -334,7 +334,8 @@ impl Backup {
     fn verdict_at(&self) -> Option<Instant> {
         let timing = &self.terms.timing;
         // Nothing hangs on a copy that cannot take over yet, but the copy is dear.
-        let patience = if self.committed().is_some() { timing.detect() } else { timing.first_copy_patience() };
+        let patience =
+            if self.committed().is_some() { timing.detect() } else { timing.first_copy_patience() };
         let at = self.heard + patience;
         (self.phase == BackupPhase::Protecting).then(|| self.not_before.map_or(at, |grace| at.max(grace)))
     }
