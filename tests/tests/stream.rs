@@ -62,7 +62,7 @@ fn a_recorded_stream_is_rebuilt() {
             };
             let fed = encoder.feed(&buffer[..read], |output| match output {
                 Output::Batch(batch) => {
-                    rebuilder.apply(batch, |bytes| rebuilt.extend_from_slice(bytes)).expect("a batch")
+                    rebuilder.apply(batch, |bytes| rebuilt.extend_from_slice(bytes)).expect("a batch");
                 }
                 Output::Epoch(epoch) => {
                     rebuilder.finish_epoch(check(epoch)).expect("an epoch");
