@@ -1,13 +1,15 @@
 //! The agent in each host of the lab: runs commands and moves files for the runner.
 //!
 //! Started by the host's init as `lab-agent ADDRESS:PORT`, on the management network only. The protocol is in
-//! `llm_tests::lab::wire`.
+//! `llm_tests::lab::wire`. As `lab-agent pipe ADDRESS:PORT` it carries stdin and stdout over a connection: what stock
+//! `xl` is given to reach the other host (busybox' `nc` moves a kilobyte at a time and would make it look slow).
 
 use llm_tests::lab::wire;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
@@ -22,7 +24,13 @@ const LINGER: Duration = Duration::from_millis(300);
 type Shared = Arc<Mutex<TcpStream>>;
 
 fn main() -> io::Result<()> {
-    let address = std::env::args().nth(1).ok_or_else(|| io::Error::other("Usage: lab-agent ADDRESS:PORT"))?;
+    let usage = || io::Error::other("Usage: lab-agent ADDRESS:PORT | lab-agent pipe ADDRESS:PORT");
+    let mut arguments = std::env::args().skip(1);
+    let mut address = arguments.next().ok_or_else(usage)?;
+    if address == "pipe" {
+        address = arguments.next().ok_or_else(usage)?;
+        return pipe(&TcpStream::connect(&address)?);
+    }
     let listener = TcpListener::bind(&address)?;
     for connection in listener.incoming() {
         let Ok(connection) = connection else { continue };
@@ -34,6 +42,22 @@ fn main() -> io::Result<()> {
         });
     }
     Ok(())
+}
+
+/// Until the peer ends; the end of stdin is passed on.
+fn pipe(connection: &TcpStream) -> io::Result<()> {
+    connection.set_nodelay(true)?;
+    let mut to = connection.try_clone()?;
+    thread::spawn(move || {
+        let _ = io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .and_then(|stdin| io::copy(&mut File::from(stdin), &mut to));
+        let _ = to.shutdown(Shutdown::Write);
+    });
+    // Without std's line buffer: what the peer says is no text.
+    let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    io::copy(&mut &*connection, &mut out).map(|_| ())
 }
 
 fn serve(connection: &TcpStream) -> io::Result<()> {

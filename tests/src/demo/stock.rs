@@ -15,6 +15,8 @@ use crate::scenario::{Clients, Result, ScenarioError, ensure};
 
 /// How long a dead primary may go unnoticed before it counts as never noticed.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Time for the first copy and two checkpoints.
+const FIRST_COPY: Duration = Duration::from_secs(300);
 const PORT: u16 = 7799;
 const SENDER_LOG: &str = "/var/log/stock-remus.log";
 const RECEIVER_LOG: &str = "/var/log/stock-receive.log";
@@ -42,8 +44,10 @@ pub(super) fn run(lab: &Lab, options: &Options, progress: &Progress) -> Result<R
     sleep(Duration::from_secs(1));
     let before = link_bytes(lab, 1)?;
     let backup = Link::Replication.host_address(2);
-    let send =
-        format!("exec xl -vvv remus -Fdn -i {interval_ms} -s '' {} 'exec nc {backup} {PORT}'", guest::PLAIN);
+    let send = format!(
+        "exec xl -vvv remus -Fdn -i {interval_ms} -s '' {} 'exec lab-agent pipe {backup}:{PORT}'",
+        guest::PLAIN
+    );
     lab.host(0).spawn_detached(&send, SENDER_LOG)?;
     // Its own log is all that tells of checkpoints.
     let count = format!("grep -c 'Checkpointed save' {SENDER_LOG}");
@@ -53,7 +57,7 @@ pub(super) fn run(lab: &Lab, options: &Options, progress: &Progress) -> Result<R
     };
     let start = Instant::now();
     while checkpoints()? < 2 {
-        ensure(start.elapsed() < Duration::from_secs(240), || {
+        ensure(start.elapsed() < FIRST_COPY, || {
             let said = lab.host(0).run(&format!("tail -5 {SENDER_LOG}")).map(|o| o.text());
             format!("stock xl remus made no checkpoint; it said {said:?}")
         })?;
