@@ -19,7 +19,8 @@ To stop protecting, `llm release web1` (or SIGTERM to `llm protect`).
 
 Files:
   /etc/llm/llm.toml   configuration; what the command line gives wins
-  /run/llm/           sockets and locks of running commands";
+  /run/llm/           sockets and locks of running commands
+  /var/lib/llm/       which domains this host has taken over";
 
 /// Protects a Xen domain against the loss of its host.
 #[derive(Debug, Parser)]
@@ -149,6 +150,9 @@ pub(crate) struct BackupSettings {
     /// Memory for epochs that `xl` has not taken in yet [default: 256MiB]
     #[arg(long, value_name = "SIZE")]
     pub(crate) buffer_limit: Option<Size>,
+    /// Where to remember which domains were taken over [default: /var/lib/llm]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -9,7 +9,7 @@ use super::exit::{Exit, Failure, OrExit};
 use super::protect::busy_or_failed;
 use super::{host, logging};
 use crate::control::{self, Request, Response, Status};
-use crate::session::backup::{self, Service};
+use crate::session::backup::{self, BackupError, Service};
 
 pub(super) fn run(common: &Common, args: &args::Backup) -> Result<Exit, Failure> {
     logging::start(common)?;
@@ -22,8 +22,15 @@ pub(super) fn run(common: &Common, args: &args::Backup) -> Result<Exit, Failure>
         listen: config.listen,
         shadow_pages_max: u64::from(host::pages(config.shadow_limit)),
         buffer_limit: config.buffer_limit,
+        state_dir: config.state_dir,
     })
-    .or_exit(Exit::Busy)?;
+    .map_err(|error| {
+        let code = match error {
+            BackupError::State { .. } => Exit::Usage,
+            BackupError::Listen { .. } => Exit::Busy,
+        };
+        Failure::new(code, error)
+    })?;
     let handle = service.handle();
     let answers = handle.clone();
     let _server = control::serve(&control::backup_socket(), "The role of backup", move |r| match r {

@@ -12,6 +12,8 @@ use crate::units::{Size, Span};
 
 /// Read if it exists and no other is named.
 const DEFAULT_FILE: &str = "/etc/llm/llm.toml";
+/// Kept over restarts.
+const DEFAULT_STATE_DIR: &str = "/var/lib/llm";
 /// Shortest interval that `xl` can be paced to.
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// Longest: beyond it, held output stalls every connection.
@@ -115,6 +117,7 @@ pub(crate) struct BackupConfig {
     pub(crate) listen: String,
     pub(crate) shadow_limit: u64,
     pub(crate) buffer_limit: u64,
+    pub(crate) state_dir: PathBuf,
 }
 
 impl BackupConfig {
@@ -132,6 +135,11 @@ impl BackupConfig {
             listen,
             shadow_limit: size(given.shadow_limit, file.shadow_limit, 4096),
             buffer_limit: size(given.buffer_limit, file.buffer_limit, 256),
+            state_dir: given
+                .state_dir
+                .clone()
+                .or_else(|| file.state_dir.clone())
+                .unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
         };
         check_size("--buffer-limit", config.buffer_limit, 1 << 20)?;
         Ok(config)

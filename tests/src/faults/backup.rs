@@ -12,7 +12,7 @@ use crate::scenario::{
 };
 
 /// Ends `llm backup` on `host` with that signal; returns when it is gone.
-fn kill_backup(tour: &Tour<'_>, host: usize, signal: &str) -> Result<()> {
+pub(super) fn kill_backup(tour: &Tour<'_>, host: usize, signal: &str) -> Result<()> {
     let pid = backup_status(tour.lab, host)?.map_or(0, |b| b.pid);
     ensure(pid != 0, || "llm backup does not run".into())?;
     tour.lab.host(host).check(&format!("kill -{signal} {pid}"))?;

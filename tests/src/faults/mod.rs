@@ -63,6 +63,8 @@ pub const BY_NAME: &[(&str, Scenario)] = &[
     ("release-forced", backup::forced),
     ("guest-shut-down", primary::guest_shut_down),
     ("guest-destroyed", primary::guest_destroyed),
+    ("protect-killed-again", primary::killed_again),
+    ("primary-frozen-forgotten", primary::frozen_and_forgotten),
 ];
 
 /// How the scenarios ended.

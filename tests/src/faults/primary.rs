@@ -3,11 +3,12 @@
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
+use super::backup::kill_backup;
 use super::frames::Frames;
 use super::{LONG, OPTIONS, SOON, Tour, nothing_left};
 use crate::clients::now_ns;
 use crate::lab::guest;
-use crate::scenario::{Result, ensure, protect_exit, wait_primary, wait_session};
+use crate::scenario::{Result, ensure, protect_exit, start_backup, wait_primary, wait_session};
 
 /// `llm release`: nobody notices, nothing is left.
 pub(super) fn release(tour: &mut Tour<'_>) -> Result<()> {
@@ -75,17 +76,53 @@ pub(super) fn frozen(tour: &mut Tour<'_>) -> Result<()> {
 
 /// The guest powers off: protection ends, the copy is dropped.
 pub(super) fn guest_shut_down(tour: &mut Tour<'_>) -> Result<()> {
-    ended_by(tour, "xl shutdown -w")
+    // A checkpoint writes the same xenstore node, so that an order may get lost, and is given again.
+    let shut_down = "for i in 1 2 3 4 5 6; do xl shutdown NAME 2>/dev/null; \
+                     for j in 1 2 3 4 5; do sleep 1; xl domid NAME >/dev/null 2>&1 || exit 0; done; done; exit 1";
+    ended_by(tour, shut_down)
 }
 
 /// The guest is destroyed by its operator.
 pub(super) fn guest_destroyed(tour: &mut Tour<'_>) -> Result<()> {
-    ended_by(tour, "xl destroy")
+    ended_by(tour, "timeout 90 xl destroy NAME")
+}
+
+/// `llm protect` is killed again and again: each host receives a domain that it has had, and has taken over, before.
+pub(super) fn killed_again(tour: &mut Tour<'_>) -> Result<()> {
+    for _ in 0..2 {
+        killed(tour)?;
+    }
+    let host = tour.protected(OPTIONS)?;
+    tour.epochs_go_on(host, 3)
+}
+
+/// While a primary is frozen, its domain is taken over, the backup is restarted, and the domain ends there: the
+/// thawed primary must not go on with what everybody has seen overtaken.
+pub(super) fn frozen_and_forgotten(tour: &mut Tour<'_>) -> Result<()> {
+    let host = tour.protected(OPTIONS)?;
+    let backup = 1 - host;
+    tour.lab.host(host).freeze()?;
+    let forgotten = tour.take_over(host).and_then(|()| {
+        kill_backup(tour, backup, "KILL")?;
+        start_backup(tour.lab, backup)?;
+        tour.lab.host(backup).check(&format!("xl destroy {}", guest::NAME))?;
+        Ok(())
+    });
+    tour.lab.host(host).thaw()?;
+    forgotten?;
+    let code = protect_exit(tour.lab, host, LONG)?;
+    tour.host = None;
+    ensure(code == 6, || format!("the thawed primary ended with {code}"))?;
+    for host in [0, 1] {
+        let list = tour.lab.host(host).check("xl list")?.text();
+        ensure(!list.contains(guest::NAME), || format!("host{}: a stale copy is there: {list}", host + 1))?;
+    }
+    Ok(())
 }
 
 fn ended_by(tour: &mut Tour<'_>, command: &str) -> Result<()> {
     let host = tour.protected(OPTIONS)?;
-    tour.lab.host(host).check(&format!("timeout 90 {command} {}", guest::NAME))?;
+    tour.lab.host(host).check(&command.replace("NAME", guest::NAME))?;
     let code = protect_exit(tour.lab, host, LONG)?;
     (tour.host, tour.options) = (None, None);
     ensure(code == 0, || format!("llm protect ended with {code}"))?;

@@ -311,6 +311,8 @@ fn guest_tree(packages: &Packages, modules: &ModuleSource<'_>, programs: &Progra
         tree.directory(folder);
     }
     tree.bytes("init", 0o755, GUEST_INIT);
+    // What the kernel runs at `xl shutdown`; busybox' own asks an init that is none here.
+    tree.bytes("usr/sbin/poweroff", 0o755, "#!/bin/sh\nexec /usr/bin/busybox poweroff -f\n");
     tree.bytes("etc/nginx.conf", 0o644, NGINX_CONF);
     tree.bytes("etc/redis.conf", 0o644, REDIS_CONF);
     tree.bytes("srv/www/index.html", 0o644, INDEX_HTML);

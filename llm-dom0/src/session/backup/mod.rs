@@ -6,11 +6,13 @@
 mod feeder;
 mod intake;
 mod session;
+mod taken_over;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,6 +30,7 @@ use crate::link::{Incoming, read_loop, tune};
 use crate::xen::orphans::kill_orphaned_helpers;
 use crate::xen::toolstack::{ToolstackError, Xl};
 use session::Session;
+use taken_over::TakenOver;
 
 /// A connection must say who it is within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,6 +48,8 @@ pub struct BackupConfig {
     pub shadow_pages_max: u64,
     /// Bytes of committed epochs that may wait for `xl`.
     pub buffer_limit: u64,
+    /// Where is kept what later services must know: which sessions were taken over.
+    pub state_dir: PathBuf,
 }
 
 /// Why the backup cannot serve.
@@ -55,6 +60,15 @@ pub enum BackupError {
     Listen {
         /// As it was given.
         addr: String,
+        /// The system's word.
+        #[source]
+        source: io::Error,
+    },
+    /// The state directory cannot be used.
+    #[error("Cannot keep state in {}: name a directory that can be written, with --state-dir", path.display())]
+    State {
+        /// As it was given.
+        path: PathBuf,
         /// The system's word.
         #[source]
         source: io::Error,
@@ -80,9 +94,7 @@ struct Shared {
     incarnation: u64,
     /// By domain name.
     sessions: Mutex<HashMap<String, Arc<Session>>>,
-    /// Sessions that were taken over, of domains that have left since. Their primaries
-    /// may still be frozen somewhere, and must be told when they thaw.
-    departed: Mutex<HashSet<u64>>,
+    taken_over: Arc<TakenOver>,
     strangers: AtomicUsize,
 }
 
@@ -90,16 +102,18 @@ impl Service {
     /// Listens on the configured address.
     ///
     /// # Errors
-    /// [`BackupError::Listen`].
+    /// See [`BackupError`].
     pub fn bind(config: BackupConfig) -> Result<Self, BackupError> {
         let listener = TcpListener::bind(&config.listen)
             .map_err(|source| BackupError::Listen { addr: config.listen.clone(), source })?;
+        let taken_over = TakenOver::open(&config.state_dir)
+            .map_err(|source| BackupError::State { path: config.state_dir.clone(), source })?;
         let shared = Shared {
             config,
             xl: Xl::default(),
             incarnation: random_session(),
             sessions: Mutex::default(),
-            departed: Mutex::default(),
+            taken_over: Arc::new(taken_over),
             strangers: AtomicUsize::new(0),
         };
         Ok(Self { listener, shared: Arc::new(shared) })
@@ -169,10 +183,6 @@ struct Admitted {
 }
 
 impl Shared {
-    fn departed(&self) -> MutexGuard<'_, HashSet<u64>> {
-        self.departed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn sessions(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -252,10 +262,12 @@ impl Shared {
         let trouble = |e: ToolstackError| Refusal::new(RefuseReason::Full, format_args!("{e}"));
         let offer =
             Offer { modes: ModeSet::of(&[Mode::Remus]), shadow_pages_max: self.config.shadow_pages_max };
-        if self.departed().contains(&hello.session) {
+        // The domain may have left since, and this service may be a later one: the primary that was frozen
+        // meanwhile must stop what it has.
+        if self.taken_over.contains(hello.session) {
             return Err(Refusal::new(
                 RefuseReason::TakenOver,
-                format_args!("{domain} was taken over, and has left"),
+                format_args!("{domain} was taken over from this session"),
             ));
         }
         let old = sessions.get(domain).cloned();
@@ -281,11 +293,8 @@ impl Shared {
             // Its xl must be gone before another one makes a domain of that name.
             old.wait_for_feeder(Duration::from_secs(30));
             old.retire();
-            if left {
-                self.departed().insert(old.id());
-            }
         }
-        let session = Session::start(machine, &self.config, self.xl.clone())
+        let session = Session::start(machine, &self.config, self.xl.clone(), Arc::clone(&self.taken_over))
             .map_err(|e| Refusal::new(RefuseReason::Full, format_args!("{e}")))?;
         sessions.insert(domain.to_owned(), Arc::clone(&session));
         Ok(session)

@@ -15,6 +15,7 @@ use llm_core::replication::{
 
 use super::feeder::{Fed, FeedError, Feeder, TakeOverTimes};
 use super::intake::Intake;
+use super::taken_over::TakenOver;
 use super::{BackupConfig, slot};
 use crate::clock;
 use crate::control::{SessionStatus, TakeoverStatus};
@@ -35,6 +36,7 @@ pub(super) struct Session {
     /// Locked before `core` where both are.
     intake: Mutex<Intake>,
     feeder: Feeder,
+    taken_over: Arc<TakenOver>,
     /// Another session has taken the domain's name.
     retired: AtomicBool,
 }
@@ -54,7 +56,12 @@ struct Core {
 
 impl Session {
     /// Starts the threads of a session.
-    pub(super) fn start(machine: Backup, config: &BackupConfig, xl: Xl) -> io::Result<Arc<Self>> {
+    pub(super) fn start(
+        machine: Backup,
+        config: &BackupConfig,
+        xl: Xl,
+        taken_over: Arc<TakenOver>,
+    ) -> io::Result<Arc<Self>> {
         let shadow_pages = u32::try_from(machine.shadow_pages()).unwrap_or(u32::MAX);
         let session = Arc::new(Self {
             id: machine.session(),
@@ -73,6 +80,7 @@ impl Session {
             outboxes: [Arc::new(Outbox::new(0)), Arc::new(Outbox::new(0))],
             intake: Mutex::new(Intake::new(shadow_pages, FIRST_EPOCH)),
             feeder: Feeder::new(config.buffer_limit),
+            taken_over,
             retired: AtomicBool::new(false),
         });
         let timer = Arc::clone(&session);
@@ -351,6 +359,10 @@ impl Session {
             detect_ms: detect.as_secs_f64() * 1e3,
             ..TakeoverStatus::default()
         });
+        if let Err(error) = self.taken_over.insert(self.id) {
+            tracing::error!(domain = self.domain, %error, "the take-over is not on disk: should this service be restarted and \
+                             the domain leave, an old primary that thaws would not be told");
+        }
         self.feeder.take_over();
     }
 
