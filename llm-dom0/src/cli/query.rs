@@ -152,8 +152,8 @@ pub(super) fn watch(args: &args::Watch) -> Result<Exit, Failure> {
         let suspended = match look(&mut privcmd, domid) {
             Ok(suspended) => suspended,
             // What was measured until then is still worth telling.
-            Err(how) => {
-                eprintln!("llm: domain {}: {how}", args.domain);
+            Err(gone) => {
+                eprintln!("llm: domain {}: {}", args.domain, gone.how);
                 break;
             }
         };

@@ -242,6 +242,8 @@ pub struct DomainConfig {
     /// Disks.
     #[serde(default)]
     pub disks: Vec<Disk>,
+    /// What to do when the domain switches itself off; libxl leaves the default of `destroy` out.
+    pub on_poweroff: Option<String>,
 }
 
 /// A domain's identity.

@@ -54,17 +54,12 @@ pub const TOUR: &[(&str, Scenario)] = &[
     ("protect-killed", primary::killed),
     ("link-cut-for-ever", link::cut_for_ever),
     ("primary-frozen", primary::frozen),
-];
-
-/// Scenarios that run only when they are named: not yet seen to hold. Stock `xl shutdown` and a checkpoint use the same
-/// xenstore node, so that an order to shut down can get lost while a guest is protected.
-pub const BY_NAME: &[(&str, Scenario)] = &[
+    ("protect-killed-again", primary::killed_again),
     ("log-disk-full", preflight::full_log),
     ("release-forced", backup::forced),
-    ("guest-shut-down", primary::guest_shut_down),
-    ("guest-destroyed", primary::guest_destroyed),
-    ("protect-killed-again", primary::killed_again),
     ("primary-frozen-forgotten", primary::frozen_and_forgotten),
+    ("guest-destroyed", primary::guest_destroyed),
+    ("guest-shut-down", primary::guest_shut_down),
 ];
 
 /// How the scenarios ended.
@@ -92,11 +87,9 @@ impl Summary {
 pub fn run(lab: &Lab, only: Option<&str>, attempts: u32) -> Summary {
     let mut tour = Tour { lab, host: None, options: None, lost: false };
     let mut summary = Summary::default();
-    let by_name: &[(&str, Scenario)] = if only.is_some() { BY_NAME } else { &[] };
-    let all = || TOUR.iter().chain(by_name);
-    let exact = all().any(|(name, _)| Some(*name) == only);
+    let exact = TOUR.iter().any(|(name, _)| Some(*name) == only);
     let wanted = |name: &str| only.is_none_or(|only| if exact { name == only } else { name.contains(only) });
-    for &(name, scenario) in all().filter(|(name, _)| wanted(name)) {
+    for &(name, scenario) in TOUR.iter().filter(|(name, _)| wanted(name)) {
         let mut result = tour.attempt(name, scenario);
         for _ in 1..attempts {
             if !tour.lost && matches!(&result, Err(error) if error.may_pass()) {

@@ -18,7 +18,7 @@ use super::network::{Marks, Network};
 use super::pipe::PipeEvent;
 use super::session::{Session, machine_config};
 use super::status::{Report, Stage};
-use super::watcher::{Seen, Watch};
+use super::watcher::{Gone, Seen, Watch};
 use super::{Outcome, PrimaryConfig, PrimaryError};
 use crate::clock;
 use crate::control::PrimaryStatus;
@@ -53,6 +53,9 @@ pub(super) struct Driver {
     after_release: Option<Next>,
     release_reply: Vec<SyncSender<Result<String, String>>>,
     xl_failures: u32,
+    /// The domain has powered off and nobody takes it away: the `xl` that watched it took the first
+    /// checkpoint's suspension for its end, and has left.
+    remains: bool,
     /// By policy, output leaves without a backup until there is one again.
     unprotected: bool,
     started: Instant,
@@ -82,6 +85,7 @@ impl Driver {
             after_release: None,
             release_reply: Vec::new(),
             xl_failures: 0,
+            remains: false,
             unprotected: false,
             started: now,
             pause_until: now,
@@ -99,6 +103,9 @@ impl Driver {
         };
         if let Some(mut network) = self.network.take() {
             network.end(rejoin);
+        }
+        if matches!(result, Ok(Outcome::DomainEnded(_))) && self.remains {
+            self.take_away();
         }
         let words = match &result {
             Ok(Outcome::Released) => Ok("released; the guest goes on here, unprotected".to_owned()),
@@ -272,7 +279,8 @@ impl Driver {
                 self.watch.set_busy(true);
             }
             Seen::SuspendedWhileHeld => {}
-            Seen::Gone(how) => {
+            Seen::Gone(Gone { how, remains }) => {
+                self.remains |= remains;
                 if self.next.is_none() && self.session.machine.phase() != PrimaryPhase::TakenOver {
                     tracing::info!(%how, "the domain has ended");
                     self.after_release = Some(Next::End(Ok(Outcome::DomainEnded(how))));

@@ -18,8 +18,23 @@ pub(crate) enum Seen {
     Pause(Duration),
     /// The guest is suspended although no checkpoint was asked for: `xl` was stopped a moment too late.
     SuspendedWhileHeld,
-    /// The domain is gone, or has shut down; in words.
-    Gone(String),
+    /// The domain is gone, or has shut down.
+    Gone(Gone),
+}
+
+/// How a domain ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Gone {
+    /// In words.
+    pub(crate) how: String,
+    /// It has powered off, and is still there.
+    pub(crate) remains: bool,
+}
+
+impl Gone {
+    fn new(how: impl Into<String>) -> Self {
+        Self { how: how.into(), remains: false }
+    }
 }
 
 /// Shared between the watcher and the main thread.
@@ -69,16 +84,19 @@ pub(crate) fn run(privcmd: &mut Privcmd, domid: u16, watch: &Arc<Watch>, mut tel
 }
 
 /// Whether the domain is suspended; if it is no more, how it ended.
-pub(crate) fn look(privcmd: &mut Privcmd, domid: u16) -> Result<bool, String> {
+pub(crate) fn look(privcmd: &mut Privcmd, domid: u16) -> Result<bool, Gone> {
     let info = match privcmd.domain(domid) {
         Ok(Some(info)) => info,
-        Ok(None) => return Err("it is gone".into()),
-        Err(error) => return Err(error.to_string()),
+        Ok(None) => return Err(Gone::new("it is gone")),
+        Err(error) => return Err(Gone::new(error.to_string())),
     };
     match info.shutdown() {
-        _ if info.dying() => Err("it was destroyed".into()),
+        _ if info.dying() => Err(Gone::new("it was destroyed")),
         None => Ok(false),
         Some(Shutdown::Suspend) => Ok(true),
-        Some(reason) => Err(format!("it has shut down: {reason:?}").to_lowercase()),
+        Some(reason) => Err(Gone {
+            how: format!("it has shut down: {reason:?}").to_lowercase(),
+            remains: reason == Shutdown::Poweroff,
+        }),
     }
 }

@@ -40,16 +40,16 @@ impl Driver {
         let domain = self.config.domain.clone();
         let protected = self.session.machine.committed().is_some();
         let look = match Privcmd::open() {
-            Ok(mut privcmd) => watcher::look(&mut privcmd, self.config.domid),
-            Err(error) => Err(error.to_string()),
+            Ok(mut privcmd) => watcher::look(&mut privcmd, self.config.domid).ok(),
+            Err(_) => None,
         };
         match look {
             // The watcher says so too, and ends the protection.
-            Err(_) => Ok(()),
-            Ok(true) if protected => {
+            None => Ok(()),
+            Some(true) if protected => {
                 Err(self.give_up(format!("xl remus ended and left it suspended: {words}"), now))
             }
-            Ok(_) => {
+            Some(_) => {
                 self.xl_failed(PrimaryError::Toolstack { domain, last_words: words }, now);
                 Ok(())
             }
@@ -171,6 +171,19 @@ impl Driver {
         self.watch.stop();
         if let Err(error) = Xl::default().destroy(&self.config.domid.to_string()) {
             tracing::error!(%error, "the copy of the domain here could not be destroyed; it is isolated");
+        }
+    }
+
+    /// Destroys a domain that has powered off, unless its configuration wants it kept.
+    pub(super) fn take_away(&self) {
+        let xl = Xl::default();
+        let number = self.config.domid.to_string();
+        let result = xl.domain(&self.config.domain).and_then(|domain| {
+            let kept = domain.config.on_poweroff.is_some_and(|action| action != "destroy");
+            if kept || domain.domid != u32::from(self.config.domid) { Ok(()) } else { xl.destroy(&number) }
+        });
+        if let Err(error) = result {
+            tracing::debug!(%error, "the domain that has powered off is gone already, or stays");
         }
     }
 
