@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`page`] | diff codec for 4 KiB pages, and batches of encoded pages |
 //! | [`frame`] | framing over any byte stream |
+//! | [`flow`] | packets, flows, and the translation of their numbers |
 //! | [`log`] | records of the input log |
 //! | [`replication`] | primary and backup state machines |
 #![no_std]
@@ -23,6 +24,7 @@
 extern crate std;
 
 pub mod checksum;
+pub mod flow;
 pub mod frame;
 pub mod log;
 pub mod page;

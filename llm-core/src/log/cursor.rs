@@ -3,7 +3,7 @@
 use zerocopy::FromBytes;
 
 use super::layout::Layout;
-use super::{Entry, Flags, HEADER, LogError, LogReason, MAX_PACKET, Record};
+use super::{Entry, Flags, HEADER, LogError, LogReason, MAX_PACKET, Record, RecordKind};
 use crate::checksum::digest;
 use crate::time::Instant;
 
@@ -66,7 +66,9 @@ impl Cursor {
             return Err(error(LogReason::Checksum));
         }
         let flags = layout.flags.get();
-        let flags = Flags::from_bits(flags).ok_or_else(|| error(LogReason::Flags(flags)))?;
+        let [kind, bits] = flags.to_be_bytes();
+        let kind = RecordKind::from_code(kind).ok_or_else(|| error(LogReason::Flags(flags)))?;
+        let flags = Flags::from_bits(bits.into()).ok_or_else(|| error(LogReason::Flags(flags)))?;
         let (lsn, epoch) = (layout.lsn.get(), layout.epoch.get());
         match self.next {
             Next::Lsn(want) if want != lsn => return Err(error(LogReason::Lsn { want, got: lsn })),
@@ -81,7 +83,7 @@ impl Cursor {
         self.offset = self.offset.saturating_add((HEADER + len) as u64);
         *bytes = rest;
         let time = Instant::from_nanos(layout.time_ns.get());
-        Ok(Some(Record { lsn, entry: Entry { epoch, time, vif: layout.vif.get(), flags, packet } }))
+        Ok(Some(Record { lsn, entry: Entry { kind, epoch, time, vif: layout.vif.get(), flags, packet } }))
     }
 
     /// Says that the log is over, with `rest` not taken.

@@ -16,6 +16,7 @@ pub(super) struct Layout {
     pub(super) time_ns: U64,
     pub(super) len: U32,
     pub(super) vif: U16,
+    /// Flags below, the kind of the record above.
     pub(super) flags: U16,
 }
 

@@ -1,4 +1,5 @@
-//! Records of the input log: the packets that went into the domain, in order.
+//! Records of the input log: the packets that went into the domain, in order, and what
+//! else a replay needs to know ([`RecordKind`]).
 //!
 //! A record is a header of [`HEADER`] bytes and a packet, with a checksum of its
 //! own: the log is kept in files and passed through rings without the frame it
@@ -7,12 +8,13 @@
 //! bytes are specified in `docs/wire-format.md`.
 //!
 //! ```
-//! use llm_core::log::{Entry, Flags, LogWriter, records};
+//! use llm_core::log::{Entry, Flags, LogWriter, RecordKind, records};
 //! use llm_core::time::Instant;
 //!
 //! let mut buf = [0; 256];
 //! let mut log = LogWriter::new(&mut buf, 1);
-//! let entry = Entry { epoch: 4, time: Instant::from_nanos(5), vif: 0, flags: Flags::NONE, packet: b"data" };
+//! let (kind, flags) = (RecordKind::Input, Flags::NONE);
+//! let entry = Entry { kind, epoch: 4, time: Instant::from_nanos(5), vif: 0, flags, packet: b"data" };
 //! assert_eq!(log.append(&entry), Ok(1));
 //! assert_eq!(log.append(&entry), Ok(2));
 //! let len = log.finish();
@@ -28,6 +30,7 @@
 mod cursor;
 mod error;
 mod layout;
+mod note;
 mod writer;
 
 #[cfg(test)]
@@ -35,6 +38,7 @@ mod tests;
 
 pub use cursor::{Cursor, Records, records};
 pub use error::{LogError, LogReason};
+pub use note::{Carry, Cut, Note, NoteError};
 pub use writer::{AppendError, LogWriter};
 
 use crate::time::Instant;
@@ -78,9 +82,44 @@ impl Flags {
     }
 }
 
+/// What a record is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum RecordKind {
+    /// A packet that went into the domain.
+    #[default]
+    Input,
+    /// What the domain sent, described by a [`Note`]. It is written before the packet may leave.
+    Note,
+    /// How far a checkpoint reaches: a [`Cut`].
+    Cut,
+    /// What an earlier take-over left to translate: a [`Carry`].
+    Carry,
+}
+
+impl RecordKind {
+    const ALL: [Self; 4] = [Self::Input, Self::Note, Self::Cut, Self::Carry];
+
+    /// The upper half of the header's flags.
+    const fn code(self) -> u8 {
+        match self {
+            Self::Input => 0,
+            Self::Note => 1,
+            Self::Cut => 2,
+            Self::Carry => 3,
+        }
+    }
+
+    fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
+}
+
 /// What a record says, but for its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
+    /// What it is.
+    pub kind: RecordKind,
     /// The epoch in which the packet went into the domain.
     pub epoch: u64,
     /// When it did, on the primary's clock.
@@ -89,7 +128,7 @@ pub struct Entry<'a> {
     pub vif: u16,
     /// What the packet's bytes are.
     pub flags: Flags,
-    /// The packet, at most [`MAX_PACKET`] bytes.
+    /// The packet, or what the kind says; at most [`MAX_PACKET`] bytes.
     pub packet: &'a [u8],
 }
 

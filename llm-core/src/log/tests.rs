@@ -8,7 +8,8 @@ use crate::checksum::digest;
 use crate::page::vectors;
 
 fn entry(epoch: u64, packet: &[u8]) -> Entry<'_> {
-    Entry { epoch, time: Instant::from_nanos(1_000_000_001), vif: 2, flags: Flags::VNET_HEADER, packet }
+    let time = Instant::from_nanos(1_000_000_001);
+    Entry { kind: RecordKind::Input, epoch, time, vif: 2, flags: Flags::VNET_HEADER, packet }
 }
 
 fn log(first_lsn: u64, entries: &[Entry<'_>]) -> Vec<u8> {
@@ -147,7 +148,8 @@ proptest! {
         let entries: Vec<_> = packets.iter().map(|(step, time, vif, vnet, packet)| {
             epoch += step;
             let flags = if *vnet { Flags::VNET_HEADER } else { Flags::NONE };
-            Entry { epoch, time: Instant::from_nanos(*time), vif: *vif, flags, packet }
+            let kind = [RecordKind::Input, RecordKind::Note, RecordKind::Cut, RecordKind::Carry][usize::from(*vif % 4)];
+            Entry { kind, epoch, time: Instant::from_nanos(*time), vif: *vif, flags, packet }
         }).collect();
         let bytes = log(first, &entries);
         let mut cursor = Cursor::new(Some(first));

@@ -73,7 +73,7 @@ impl<'a> LogWriter<'a> {
             time_ns: entry.time.as_nanos().into(),
             len: wire_len.into(),
             vif: entry.vif.into(),
-            flags: entry.flags.bits().into(),
+            flags: (entry.flags.bits() | u16::from(entry.kind.code()) << 8).into(),
         };
         let (head, packet) = record.split_at_mut(HEADER);
         head.copy_from_slice(layout.as_bytes());

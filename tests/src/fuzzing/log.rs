@@ -1,6 +1,9 @@
 //! The log reader on any bytes, and on logs that were damaged.
 
-use llm_core::log::{Cursor, Entry, Flags, HEADER, LogError, LogWriter, MAX_PACKET, Record, records};
+use llm_core::log::{
+    Carry, Cursor, Cut, Entry, Flags, HEADER, LogError, LogWriter, MAX_PACKET, Note, Record, RecordKind,
+    records,
+};
 use llm_core::time::Instant;
 
 use super::Input;
@@ -25,7 +28,14 @@ fn check(log: &[u8], piece: usize) -> (Vec<Record<'_>>, Option<LogError>) {
     for record in records(log, None) {
         assert_eq!(error, None, "nothing comes after an error");
         match record {
-            Ok(record) => whole.push(record),
+            Ok(record) => {
+                // Whatever the kind says: what is no note is refused, and never more.
+                let packet = record.entry.packet;
+                assert!(Note::parse(packet).is_err() || packet.len() == Note::SIZE);
+                assert!(Cut::parse(packet).is_err() || packet.len() == Cut::SIZE);
+                assert!(Carry::parse(packet).is_err() || packet.len() == Carry::SIZE);
+                whole.push(record);
+            }
             Err(e) => error = Some(e),
         }
     }
@@ -71,11 +81,15 @@ fn built(input: &mut Input<'_>, piece: usize) {
         epoch += u64::from(op & 3);
         let flags = if op & 4 == 0 { Flags::NONE } else { Flags::VNET_HEADER };
         let packet = input.bytes((op >> 3).into());
-        let entry = Entry { epoch, time: Instant::from_nanos(input.u64()), vif: op.into(), flags, packet };
+        let time = Instant::from_nanos(input.u64());
+        let kinds = [RecordKind::Input, RecordKind::Note, RecordKind::Cut, RecordKind::Carry];
+        let kind = kinds[usize::from(op >> 6)];
+        let entry = Entry { kind, epoch, time, vif: op.into(), flags, packet };
         assert_eq!(writer.append(&entry), Ok(first + entries.len() as u64));
         entries.push(entry);
     }
-    let entry = Entry { epoch, time: Instant::ZERO, vif: 0, flags: Flags::NONE, packet: TOO_LONG };
+    let kind = RecordKind::Input;
+    let entry = Entry { kind, epoch, time: Instant::ZERO, vif: 0, flags: Flags::NONE, packet: TOO_LONG };
     assert!(writer.append(&entry).is_err());
     let len = writer.finish();
     let log = &mut buf[..len];
