@@ -10,6 +10,7 @@
 //! | [`frame`] | framing over any byte stream |
 //! | [`flow`] | packets, flows, and the translation of their numbers |
 //! | [`log`] | records of the input log |
+//! | [`replay`] | what the log must keep, and its replay into a restored guest |
 //! | [`replication`] | primary and backup state machines |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -28,5 +29,6 @@ pub mod flow;
 pub mod frame;
 pub mod log;
 pub mod page;
+pub mod replay;
 pub mod replication;
 pub mod time;

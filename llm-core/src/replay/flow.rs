@@ -1,0 +1,358 @@
+//! One connection in a replay. Numbers are as the log counts, that is, as the lost primary's guest did; what the
+//! restored guest counts otherwise is [`Flow::translation`].
+
+use super::report::{Cause, Divergence, Fidelity};
+use super::retain::Base;
+use super::seq::{after, at_least, earlier, later, newer};
+use crate::flow::build::Link;
+use crate::flow::{FlowKey, RangeDigest, Segment, Translation, flags};
+use crate::log::Note;
+use crate::time::Instant;
+use heapless::Deque;
+
+/// Ranges of released bytes that are compared apart; more are joined.
+const RANGES: usize = 8;
+/// Inputs given to the guest that it has not acknowledged yet, at most.
+pub(super) const OUTSTANDING: usize = 16;
+/// Openings of the same connection in one log.
+const OPENINGS: usize = 4;
+
+/// Released bytes, up to `end`.
+#[derive(Clone, Copy, Debug)]
+struct Range {
+    end: u32,
+    /// Not known if some of the bytes were in no note of their own.
+    digest: Option<RangeDigest>,
+}
+
+/// An input that was given to the guest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Given {
+    pub(super) lsn: u64,
+    pub(super) end: u32,
+    pub(super) at: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// It exists at the checkpoint, and the guest has not said yet where it stands.
+    Probing,
+    /// In a log, its SYN yet to come.
+    Coming,
+    Open,
+    /// Given up; whether the peer still has to be told.
+    Reset(Cause),
+    /// Ended by one of its own sides.
+    Over,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Flow {
+    pub(super) state: State,
+    pub(super) link: Link,
+    pub(super) translation: Translation,
+    pub(super) carry: Translation,
+    /// Behind the last byte that the guest has sent, and what it has acknowledged; `None` until it has.
+    pub(super) sent: Option<u32>,
+    pub(super) guest_ack: Option<u32>,
+    /// The guest's timestamp clock, as it counts itself.
+    pub(super) guest_timestamp: Option<u32>,
+    /// Behind the last released byte; the newest released timestamp and acknowledgement.
+    pub(super) released: Option<u32>,
+    pub(super) released_timestamp: Option<u32>,
+    pub(super) released_ack: Option<u32>,
+    /// What the peer has acknowledged, in the whole log.
+    pub(super) peer_ack: Option<u32>,
+    /// As of the place in the log that the walk has reached.
+    pub(super) window: u16,
+    pub(super) peer_timestamp: Option<u32>,
+    /// Behind the last byte of the peer's that was given to the guest.
+    pub(super) peer_next: Option<u32>,
+    pub(super) given: Deque<Given, OUTSTANDING>,
+    /// Initial sequence numbers released, with the numbers of their notes.
+    openings: Deque<(u64, u32), OPENINGS>,
+    ranges: Deque<Range, RANGES>,
+    /// Up to where ranges were made, and bytes compared.
+    noted: Option<u32>,
+    compared: Option<u32>,
+    comparing: RangeDigest,
+    /// The guest must be told what the peer has acknowledged.
+    pub(super) ack_due: bool,
+    /// Nobody waits for it any more.
+    pub(super) lagging: bool,
+    pub(super) progress: Instant,
+    pub(super) probed: Option<Instant>,
+    /// The record of the SYN that opened it, 0 for one that is older than the checkpoint.
+    pub(super) syn: u64,
+    /// In the log behind the checkpoint.
+    pub(super) logged: bool,
+    /// After going live: both sides are told the same time.
+    pub(super) shifted: bool,
+    pub(super) fins: (bool, bool),
+    pub(super) forget_at: Option<Instant>,
+}
+
+impl Flow {
+    pub(super) fn new(state: State, link: Link, now: Instant) -> Self {
+        Self {
+            state,
+            link,
+            translation: Translation::default(),
+            carry: Translation::default(),
+            sent: None,
+            guest_ack: None,
+            guest_timestamp: None,
+            released: None,
+            released_timestamp: None,
+            released_ack: None,
+            peer_ack: None,
+            window: 0,
+            peer_timestamp: None,
+            peer_next: None,
+            given: Deque::new(),
+            openings: Deque::new(),
+            ranges: Deque::new(),
+            noted: None,
+            compared: None,
+            comparing: RangeDigest::EMPTY,
+            ack_due: false,
+            lagging: false,
+            progress: now,
+            probed: None,
+            syn: 0,
+            logged: false,
+            shifted: false,
+            fins: (false, false),
+            forget_at: None,
+        }
+    }
+
+    pub(super) fn from_base(base: &Base, now: Instant) -> Self {
+        Self {
+            carry: base.carry,
+            released: base.sent,
+            released_timestamp: base.guest_timestamp,
+            released_ack: base.guest_ack,
+            guest_timestamp: base.guest_timestamp,
+            peer_ack: base.peer_ack,
+            window: base.window,
+            peer_timestamp: base.peer_timestamp,
+            peer_next: base.guest_ack,
+            noted: base.sent,
+            compared: base.sent,
+            ..Self::new(State::Probing, base.link, now)
+        }
+    }
+
+    /// Whether the walk has to do with it.
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.state, State::Probing | State::Open)
+    }
+
+    /// Takes in what was released behind the checkpoint.
+    pub(super) fn note(&mut self, lsn: u64, note: &Note) {
+        self.logged = true;
+        let (seq, end) = (note.seq(), note.seq_end());
+        if note.has(flags::RST) {
+            return;
+        }
+        if note.has(flags::SYN) && self.openings.back().is_none_or(|(_, isn)| *isn != seq) {
+            if self.openings.is_full() {
+                self.openings.pop_front();
+            }
+            let _ = self.openings.push_back((lsn, seq));
+            self.ranges.clear();
+            self.noted = Some(end);
+            self.compared = Some(end);
+            self.released = Some(end);
+            self.released_timestamp = None;
+            self.released_ack = None;
+        }
+        newer(&mut self.released, end);
+        if let Some(ack) = note.ack() {
+            newer(&mut self.released_ack, ack);
+        }
+        if let Some(timestamp) = note.timestamp() {
+            newer(&mut self.released_timestamp, timestamp);
+        }
+        let behind = seq.wrapping_add(length(note.digest()));
+        let noted = *self.noted.get_or_insert(seq);
+        self.compared.get_or_insert(seq);
+        if after(behind, noted) && !note.has(flags::SYN) {
+            let digest = (seq == noted).then_some(note.digest());
+            self.add(Range { end: behind, digest });
+            self.noted = Some(behind);
+        }
+    }
+
+    /// The number that the released SYN-ACK had, of the opening whose SYN is record `lsn`.
+    pub(super) fn opening(&self, lsn: u64) -> Option<u32> {
+        self.openings.iter().find(|(noted, _)| *noted > lsn).map(|(_, isn)| *isn)
+    }
+
+    /// A SYN of the peer's begins the connection anew.
+    pub(super) fn open(&mut self, lsn: u64) {
+        self.state = State::Open;
+        self.syn = lsn;
+        self.translation = Translation::default();
+        self.sent = None;
+        self.guest_ack = None;
+        self.guest_timestamp = None;
+        self.peer_timestamp = None;
+        self.given.clear();
+        self.comparing = RangeDigest::EMPTY;
+        self.lagging = false;
+    }
+
+    fn add(&mut self, range: Range) {
+        if self.ranges.is_full() {
+            // The two oldest become one.
+            if let (Some(first), Some(second)) = (self.ranges.pop_front(), self.ranges.pop_front()) {
+                let digest = first.digest.zip(second.digest).map(|(a, b)| a.then(b));
+                let _ = self.ranges.push_front(Range { end: second.end, digest });
+            }
+        }
+        let _ = self.ranges.push_back(range);
+    }
+
+    /// The guest has sent a segment, which starts at `seq` as the log counts. Compares what was released
+    /// before. True if the guest has got on.
+    pub(super) fn sent(
+        &mut self,
+        key: &FlowKey,
+        segment: &Segment,
+        payload: &[u8],
+        now: Instant,
+        tell: &mut impl FnMut(Compared),
+    ) -> bool {
+        let seq = segment.seq.wrapping_add(self.translation.seq);
+        let end = seq.wrapping_add(segment.seq_len());
+        let mut got_on = self.sent.is_none_or(|sent| after(end, sent));
+        newer(&mut self.sent, end);
+        if segment.has(flags::ACK) {
+            got_on |= self.guest_ack.is_none_or(|ack| after(segment.ack, ack));
+            newer(&mut self.guest_ack, segment.ack);
+        }
+        if let Some(timestamp) = segment.timestamp {
+            newer(&mut self.guest_timestamp, timestamp.value);
+        }
+        let ack = self.guest_ack;
+        while self.given.front().is_some_and(|given| ack.is_some_and(|ack| at_least(ack, given.end))) {
+            self.given.pop_front();
+        }
+        let first = seq.wrapping_add(u32::from(segment.has(flags::SYN)));
+        self.compare(key, first, payload, tell);
+        if got_on {
+            self.progress = now;
+            self.ack_due |= self.peer_ack.is_some();
+        }
+        got_on
+    }
+
+    fn compare(&mut self, key: &FlowKey, first: u32, payload: &[u8], tell: &mut impl FnMut(Compared)) {
+        let Some(compared) = self.compared else { return };
+        let end = first.wrapping_add(len32(payload.len()));
+        if !after(end, compared) {
+            return;
+        }
+        if after(first, compared) {
+            self.skip(first, tell);
+        }
+        let mut at = later(first, compared);
+        let mut rest = payload.get(at.wrapping_sub(first) as usize..).unwrap_or_default();
+        while let Some(range) = self.ranges.front().copied() {
+            let part = range.end.wrapping_sub(at) as usize;
+            let (now, behind) = rest.split_at(part.min(rest.len()));
+            self.comparing.update(now);
+            at = at.wrapping_add(len32(now.len()));
+            rest = behind;
+            if at != range.end {
+                break;
+            }
+            let regenerated = core::mem::take(&mut self.comparing);
+            let from = at.wrapping_sub(length(regenerated));
+            match range.digest {
+                Some(released) if released == regenerated => tell(Compared::Identical(released.len())),
+                Some(released) => {
+                    tell(Compared::Different(Divergence { key: *key, from, to: at, released, regenerated }));
+                }
+                None => tell(Compared::Unknown(length(regenerated))),
+            }
+            self.ranges.pop_front();
+        }
+        // Behind the last range nothing was released that could be compared.
+        self.compared = Some(at);
+    }
+
+    /// Bytes before `to` were not seen: what they are a part of cannot be judged.
+    fn skip(&mut self, to: u32, tell: &mut impl FnMut(Compared)) {
+        let from = self.compared.unwrap_or(to).wrapping_sub(length(self.comparing));
+        self.comparing = RangeDigest::EMPTY;
+        let mut unknown = from;
+        while let Some(range) = self.ranges.front().copied().filter(|range| !after(range.end, to)) {
+            unknown = range.end;
+            self.ranges.pop_front();
+        }
+        if let Some(range) = self.ranges.front_mut() {
+            range.digest = None;
+            unknown = to;
+        }
+        if unknown != from {
+            tell(Compared::Unknown(unknown.wrapping_sub(from)));
+        }
+    }
+
+    /// What the guest can be told to be acknowledged.
+    pub(super) fn ack_for_guest(&self) -> Option<u32> {
+        Some(earlier(self.sent?, self.peer_ack?))
+    }
+
+    /// As [`Self::ack_for_guest`], as the guest counts.
+    pub(super) fn to_guest(&self, number: u32) -> u32 {
+        number.wrapping_sub(self.translation.seq)
+    }
+
+    /// Everything a client has seen of it has come again.
+    pub(super) fn is_caught_up(&self) -> bool {
+        match (self.released, self.sent) {
+            (None, _) => true,
+            (Some(released), Some(sent)) => at_least(sent, released),
+            (Some(_), None) => false,
+        }
+    }
+
+    /// Everything the guest had acknowledged, it has again.
+    pub(super) fn has_taken_all(&self) -> bool {
+        match (self.released_ack, self.guest_ack) {
+            (Some(released), Some(ack)) => at_least(ack, released),
+            _ => true,
+        }
+    }
+}
+
+/// What a comparison found.
+pub(super) enum Compared {
+    Identical(u64),
+    Unknown(u32),
+    Different(Divergence),
+}
+
+impl Compared {
+    pub(super) fn count(&self, counters: &mut Fidelity) {
+        match self {
+            Self::Identical(bytes) => counters.identical += bytes,
+            Self::Unknown(bytes) => counters.unknown += u64::from(*bytes),
+            Self::Different(divergence) => counters.different += divergence.released.len(),
+        }
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "the length of a packet")]
+const fn len32(len: usize) -> u32 {
+    len as u32
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "a note tells 32 bits of length")]
+const fn length(digest: RangeDigest) -> u32 {
+    digest.len() as u32
+}

@@ -1,0 +1,140 @@
+//! The end of a replay, and what follows for the life of each connection.
+
+use super::flow::{Flow, State};
+use super::seq::at_least;
+use super::{Action, Cause, Phase, Replay, Verdict};
+use crate::flow::build::{self, Says};
+use crate::flow::{Direction, FlowKey, Packet, Segment, VNET_HEADER, flags, is_checksum_partial};
+use crate::time::{Duration, Instant};
+
+/// How long a connection that both sides have ended is still translated.
+const LINGER: Duration = Duration::from_secs(60);
+
+impl<const N: usize> Replay<N> {
+    /// Whether every client's connection is where its client knows it to be, or given up.
+    pub(super) fn is_caught_up(&mut self, now: Instant) -> bool {
+        let late = now.since(self.started) >= self.config.total;
+        let patience = self.config.stall;
+        let began = self.phase_began;
+        while let Some((key, cause)) = self.flows.iter().find_map(|(key, flow)| {
+            let stalled = late || now.since(flow.progress.max(began)) >= patience;
+            let cause = cause(flow)?;
+            stalled.then_some((*key, cause))
+        }) {
+            self.give_up(&key, cause);
+        }
+        self.flows.values().all(|flow| cause(flow).is_none())
+    }
+
+    pub(super) fn go_live(&mut self, now: Instant) {
+        self.report.catching_up = self.enter(Phase::Live, now);
+        self.flows.retain(|_, flow| match flow.state {
+            State::Reset(_) => true,
+            State::Coming | State::Over => false,
+            State::Probing | State::Open => true,
+        });
+        for flow in self.flows.values_mut().filter(|flow| flow.is_live()) {
+            self.report.carried += 1;
+            flow.translation.seq = flow.translation.seq.wrapping_add(flow.carry.seq);
+            flow.shifted = flow.released_timestamp.is_none() || self.config.faults.no_shift;
+            if flow.shifted {
+                flow.translation.timestamp = flow.carry.timestamp;
+            }
+        }
+        self.flows.retain(|_, flow| !(flow.is_live() && flow.shifted && flow.translation.is_empty()));
+    }
+
+    /// A reset for the peer of each connection that was given up.
+    pub(super) fn tell_of_resets(&mut self, buf: &mut [u8]) -> Option<Action> {
+        loop {
+            let (key, flow) = self.flows.iter().find(|(_, flow)| matches!(flow.state, State::Reset(_)))?;
+            let key = *key;
+            // The next number that the peer waits for: nothing else would count.
+            let seq = flow.peer_ack.or(flow.released).map(|seq| seq.wrapping_add(flow.carry.seq));
+            let made = seq.and_then(|seq| {
+                let ack = flow.released_ack.or(flow.peer_next).unwrap_or(0);
+                let says = Says { seq, ack, flags: flags::RST | flags::ACK, ..Says::default() };
+                build::segment(buf, &flow.link, &key, Direction::FromGuest, &says)
+            });
+            self.flows.swap_remove(&key);
+            if let Some(len) = made {
+                return Some(Action::ToPeers(len));
+            }
+        }
+    }
+
+    /// A packet for the guest has come from the network, virtio-net header in front. Until the guest is live it is
+    /// dropped: its sender will repeat it.
+    pub fn from_peer(&mut self, packet: &mut [u8], now: Instant) -> Verdict {
+        if self.phase != Phase::Live {
+            return Verdict::Drop;
+        }
+        let Some((header, frame)) = packet.split_at_mut_checked(VNET_HEADER) else { return Verdict::Drop };
+        if let Some(parsed) = Packet::parse(frame)
+            && let Some(segment) = parsed.segment()
+        {
+            let key = parsed.key(Direction::ToGuest);
+            if segment.has(flags::SYN) && !segment.has(flags::ACK) {
+                // Its ports are used again.
+                self.flows.swap_remove(&key);
+            } else if let Some(flow) = self.flows.get_mut(&key) {
+                flow.translation.incoming(frame, &parsed, is_checksum_partial(header));
+                ends(flow, segment, false, now);
+            }
+        }
+        Verdict::Forward
+    }
+
+    /// Makes a packet of the guest's fit for its peer.
+    pub(super) fn outgoing(&mut self, frame: &mut [u8], packet: &Packet, partial: bool, now: Instant) {
+        let key: FlowKey = packet.key(Direction::FromGuest);
+        let (Some(segment), Some(flow)) = (packet.segment(), self.flows.get_mut(&key)) else { return };
+        if let (Some(timestamp), Some(released), false) =
+            (segment.timestamp, flow.released_timestamp, flow.shifted)
+        {
+            flow.shifted = true;
+            let shift = released.wrapping_sub(timestamp.value).wrapping_add(1);
+            let back = at_least(released, timestamp.value);
+            flow.translation.timestamp = flow.carry.timestamp.wrapping_add(if back { shift } else { 0 });
+        }
+        flow.translation.outgoing(frame, packet, partial);
+        ends(flow, segment, true, now);
+        if flow.shifted && flow.translation.is_empty() {
+            self.flows.swap_remove(&key);
+        }
+    }
+
+    /// Forgets connections that have ended. To be called now and then.
+    pub fn forget(&mut self, now: Instant) {
+        if self.phase == Phase::Live {
+            self.flows.retain(|_, flow| flow.forget_at.is_none_or(|at| now < at));
+        }
+    }
+
+    /// The connections that are translated, for a log of one's own.
+    pub fn translated(&self) -> impl Iterator<Item = (&FlowKey, crate::flow::Translation)> {
+        self.flows.iter().filter(|(_, flow)| flow.is_live()).map(|(key, flow)| (key, flow.translation))
+    }
+}
+
+/// What stands between a connection and its client, if anything.
+fn cause(flow: &Flow) -> Option<Cause> {
+    if !flow.is_live() || !flow.logged {
+        None
+    } else if !flow.is_caught_up() {
+        Some(Cause::NotRegenerated)
+    } else if !flow.has_taken_all() {
+        Some(Cause::NotTaken)
+    } else {
+        None
+    }
+}
+
+fn ends(flow: &mut Flow, segment: &Segment, by_guest: bool, now: Instant) {
+    if segment.has(flags::FIN) {
+        if by_guest { flow.fins.0 = true } else { flow.fins.1 = true }
+    }
+    if flow.fins == (true, true) || segment.has(flags::RST) {
+        flow.forget_at.get_or_insert(now + LINGER);
+    }
+}
