@@ -149,6 +149,27 @@ fn sack_blocks_and_echoes_go_back_by_the_difference() {
 }
 
 #[test]
+fn what_a_replayed_segment_selected_is_blanked_out() {
+    for blocks in 1..=3 {
+        let mut options = vec![1, 1, 5, 2 + 8 * blocks];
+        options.extend(vec![9; 8 * usize::from(blocks)]);
+        for key in keys() {
+            let says = Says { seq: 1, ack: 1500, flags: flags::ACK, ..Says::default() };
+            let mut frame = segment(&key, Direction::ToGuest, &says, &options, b"data");
+            let packet = Packet::parse(&frame).unwrap();
+            readdress(&mut frame, &packet, 700, None, false);
+            assert!(is_whole(&frame, &key));
+            let changed = Packet::parse(&frame).unwrap();
+            let segment = changed.segment().unwrap();
+            assert_eq!((segment.ack, segment.sack), (700, (0, 0)));
+            assert_eq!(&frame[segment.payload_range()], b"data");
+            let options = &frame[changed.transport + 20..segment.payload];
+            assert!(options.iter().all(|byte| *byte == 1), "{options:?}");
+        }
+    }
+}
+
+#[test]
 fn a_partial_checksum_is_left_alone() {
     let key = keys()[0];
     let mut frame = segment(&key, Direction::FromGuest, &Says { seq: 3, ..Says::default() }, &[], b"data");

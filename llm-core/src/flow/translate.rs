@@ -9,6 +9,8 @@ use super::packet::{Packet, Segment, be32, flags};
 
 /// Offset of the sequence number in a TCP header.
 const SEQ: usize = 4;
+/// The TCP option that means nothing.
+const NOP: u8 = 1;
 /// Offset of the acknowledgement number in a TCP header.
 const ACK: usize = 8;
 
@@ -56,14 +58,19 @@ impl Translation {
 }
 
 /// Sets the acknowledgement, and the timestamps if the segment has some, of a segment of the peer's.
-/// SACK blocks are made void: they told of what is no longer so.
+/// A SACK option is blanked out: it told of what is no longer so.
 pub fn readdress(frame: &mut [u8], packet: &Packet, ack: u32, timestamps: Option<(u32, u32)>, partial: bool) {
     let Some(segment) = packet.segment() else { return };
     let mut edit = Edit { frame, start: packet.transport, partial };
     if segment.has(flags::ACK) {
         edit.set(packet.transport + ACK, ack);
-        for at in (segment.sack.0..segment.sack.1).step_by(4) {
-            edit.set(at, ack);
+        // With kind and length, two bytes that are not four: the edges, then the last four again from the front.
+        let (from, to) = segment.sack;
+        if to > from {
+            for at in (from.saturating_sub(2)..to.saturating_sub(3)).step_by(4).chain([to.saturating_sub(4)])
+            {
+                edit.set(at, u32::from_be_bytes([NOP; 4]));
+            }
         }
     }
     if let (Some(timestamp), Some((value, echo))) = (segment.timestamp, timestamps) {

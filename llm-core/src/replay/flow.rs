@@ -76,12 +76,14 @@ pub(super) struct Flow {
     noted: Option<u32>,
     compared: Option<u32>,
     comparing: RangeDigest,
-    /// The guest must be told what the peer has acknowledged.
+    /// The guest must be told what the peer has acknowledged: it is in the queue for that, once.
     pub(super) ack_due: bool,
     /// Nobody waits for it any more.
     pub(super) lagging: bool,
     pub(super) progress: Instant,
     pub(super) probed: Option<Instant>,
+    /// Behind the SYN that opened it, as far as the walk has seen one.
+    pub(super) opened: Option<u32>,
     /// The record of the SYN that opened it, 0 for one that is older than the checkpoint.
     pub(super) syn: u64,
     /// In the log behind the checkpoint.
@@ -119,6 +121,7 @@ impl Flow {
             lagging: false,
             progress: now,
             probed: None,
+            opened: None,
             syn: 0,
             logged: false,
             shifted: false,
@@ -191,9 +194,11 @@ impl Flow {
     }
 
     /// A SYN of the peer's begins the connection anew.
-    pub(super) fn open(&mut self, lsn: u64) {
+    pub(super) fn open(&mut self, lsn: u64, behind_syn: u32) {
         self.state = State::Open;
         self.syn = lsn;
+        self.opened = Some(behind_syn);
+        self.peer_next = None;
         self.translation = Translation::default();
         self.sent = None;
         self.guest_ack = None;
@@ -244,7 +249,6 @@ impl Flow {
         self.compare(key, first, payload, tell);
         if got_on {
             self.progress = now;
-            self.ack_due |= self.peer_ack.is_some();
         }
         got_on
     }

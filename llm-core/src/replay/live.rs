@@ -74,10 +74,8 @@ impl<const N: usize> Replay<N> {
             && let Some(segment) = parsed.segment()
         {
             let key = parsed.key(Direction::ToGuest);
-            if segment.has(flags::SYN) && !segment.has(flags::ACK) {
-                // Its ports are used again.
-                self.flows.swap_remove(&key);
-            } else if let Some(flow) = self.flows.get_mut(&key) {
+            // A SYN alone changes nothing: anybody could send it.
+            if let Some(flow) = self.flows.get_mut(&key) {
                 flow.translation.incoming(frame, &parsed, is_checksum_partial(header));
                 ends(flow, segment, false, now);
             }
@@ -88,6 +86,10 @@ impl<const N: usize> Replay<N> {
     /// Makes a packet of the guest's fit for its peer.
     pub(super) fn outgoing(&mut self, frame: &mut [u8], packet: &Packet, partial: bool, now: Instant) {
         let key: FlowKey = packet.key(Direction::FromGuest);
+        if packet.segment().is_some_and(|segment| segment.has(flags::SYN)) {
+            // The guest opens a new connection between the same ports: nobody has seen another number of it.
+            self.flows.swap_remove(&key);
+        }
         let (Some(segment), Some(flow)) = (packet.segment(), self.flows.get_mut(&key)) else { return };
         if let (Some(timestamp), Some(released), false) =
             (segment.timestamp, flow.released_timestamp, flow.shifted)

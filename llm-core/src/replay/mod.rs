@@ -413,7 +413,7 @@ impl<const N: usize> Replay<N> {
         let payload = frame.get(segment.payload_range()).unwrap_or_default();
         let (config, report, events) = (&self.config, &mut self.report, &mut self.events);
         let mut diverged = false;
-        flow.sent(&key, segment, payload, now, &mut |found: Compared| {
+        let got_on = flow.sent(&key, segment, payload, now, &mut |found: Compared| {
             if let Some(counters) = report.service(key.guest_port()) {
                 found.count(counters);
             }
@@ -424,8 +424,9 @@ impl<const N: usize> Replay<N> {
                 }
             }
         });
-        if core::mem::take(&mut flow.ack_due) {
-            // Full only if it is in there already.
+        if got_on && flow.peer_ack.is_some() && !flow.ack_due {
+            flow.ack_due = true;
+            // Each connection is in there once at most, so that it has room.
             let _ = self.due.push_back(key);
         }
         if diverged && self.config.on_divergence == OnDivergence::Reset {

@@ -131,6 +131,15 @@ struct World {
     base_end: usize,
 }
 
+/// A log from which records were dropped.
+struct Kept<'a>(&'a World, Vec<u64>);
+
+impl LogSource for Kept<'_> {
+    fn record(&self, lsn: u64) -> Option<Record<'_>> {
+        self.1.contains(&lsn).then(|| self.0.record(lsn))?
+    }
+}
+
 impl LogSource for World {
     fn record(&self, lsn: u64) -> Option<Record<'_>> {
         let (kind, packet) = self.log.get(usize::try_from(lsn).unwrap() - 1)?;
@@ -209,13 +218,14 @@ impl World {
         for (key, base) in retention.flows() {
             replay.base(key, base);
         }
-        for lsn in kept {
-            replay.prepare(&self.record(lsn).unwrap());
+        for lsn in &kept {
+            replay.prepare(&self.record(*lsn).unwrap());
         }
+        let log = Kept(self, kept);
         replay.start(now);
         let (mut buf, mut events) = (vec![0; 70_000], Vec::new());
         for _ in 0..20_000 {
-            match replay.poll(self, &mut buf, now) {
+            match replay.poll(&log, &mut buf, now) {
                 Some(Action::ToGuest(len)) => guest.receive(&buf[..len]),
                 Some(Action::Event(event)) => events.push(event),
                 Some(Action::GoLive) => return (replay, events),
@@ -455,4 +465,100 @@ fn questions_for_neighbours_are_answered_while_nobody_else_can() {
         panic!("no answer");
     };
     assert_eq!(answer[VNET_HEADER + 22..len][..6], LINK.peer);
+}
+
+#[test]
+fn a_late_copy_of_a_syn_opens_nothing_again() {
+    let mut world = World::default();
+    world.guest.clock = 1000;
+    world.connect(1001);
+    world.checkpoint();
+    world.connect(1002);
+    let syn = world.log.iter().rev().find(|(kind, bytes)| {
+        *kind == RecordKind::Input
+            && Packet::parse(&bytes[VNET_HEADER..]).unwrap().segment().unwrap().flags == flags::SYN
+    });
+    let syn = syn.unwrap().1.clone();
+    world.ask(1002, "a1");
+    // The primary's guest did not heed it either.
+    world.log.push((RecordKind::Input, syn));
+    world.ask(1002, "a2");
+    let mut guest = world.restored();
+    let (replay, _) = world.replay(Config::default(), &mut guest);
+    assert_eq!(guest.done, ["a1", "a2"]);
+    assert_eq!(replay.report().carried, 2);
+}
+
+#[test]
+fn ports_that_are_used_again_belong_to_the_new_connection() {
+    let mut world = World::default();
+    world.guest.clock = 1000;
+    world.connect(1001);
+    world.ask(1001, "old");
+    world.checkpoint();
+    // The client's numbers are behind those of the old connection.
+    world.clients.insert(1001, (CLIENT.wrapping_sub(2_000_000_000), 0, 0));
+    let says = world.client_says(1001, flags::SYN);
+    world.clients.get_mut(&1001).unwrap().0 += 1;
+    world.deliver(packet(&key(1001), Direction::ToGuest, &says, b""));
+    world.ask(1001, "new");
+    let mut guest = world.restored();
+    let (replay, _) = world.replay(Config::default(), &mut guest);
+    assert_eq!(guest.done, ["old", "new"]);
+    assert_eq!(replay.report().carried, 1);
+}
+
+#[test]
+fn a_syn_from_outside_ends_no_translation_but_the_guests_answer_does() {
+    let world = busy();
+    let mut guest = world.restored();
+    let (mut replay, _) = world.replay(Config::default(), &mut guest);
+    let now = Instant::from_nanos(1 << 41);
+    let before = replay.translated().count();
+    let says = Says { seq: 77, flags: flags::SYN, timestamps: Some((1, 0)), ..Says::default() };
+    let mut forged = packet(&key(1003), Direction::ToGuest, &says, b"");
+    assert_eq!(replay.from_peer(&mut forged, now), Verdict::Forward);
+    assert_eq!(replay.translated().count(), before);
+    let says = Says { seq: 99, ack: 78, flags: flags::SYN | flags::ACK, ..says };
+    let mut answer = packet(&key(1003), Direction::FromGuest, &says, b"");
+    let sent = answer.clone();
+    assert_eq!(replay.from_guest(&mut answer, &mut [0; 200], now), Verdict::Forward);
+    assert_eq!(answer, sent);
+    assert_eq!(replay.translated().count(), before - 1);
+}
+
+#[test]
+fn one_busy_connection_takes_no_other_ones_place() {
+    let world = busy();
+    let (retention, kept) = world.retained();
+    let now = Instant::from_nanos(1 << 40);
+    let config = Config { on_divergence: OnDivergence::Ignore, ..Config::default() };
+    let mut replay = std::boxed::Box::new(Replay::<4>::new(config, now));
+    for (key, base) in retention.flows() {
+        replay.base(key, base);
+    }
+    for lsn in kept {
+        replay.prepare(&world.record(lsn).unwrap());
+    }
+    replay.start(now);
+    let mut buf = vec![0; 70_000];
+    // More packets of one connection than the machine has places, then one of another.
+    for (port, seq) in (0..20).map(|i| (1001, i)).chain([(1002, 0)]) {
+        let base = retention.flows().find(|(k, _)| **k == key(port)).unwrap().1.sent.unwrap();
+        let says = Says {
+            seq: base.wrapping_add(seq),
+            flags: flags::ACK,
+            timestamps: Some((2000, 0)),
+            ..Says::default()
+        };
+        let mut out = packet(&key(port), Direction::FromGuest, &says, b"x");
+        assert_eq!(replay.from_guest(&mut out, &mut [0; 200], now), Verdict::Drop);
+    }
+    let told: Vec<FlowKey> = core::iter::from_fn(|| match replay.poll(&world, &mut buf, now)? {
+        Action::ToGuest(len) => Some(Packet::parse(&buf[VNET_HEADER..len]).unwrap().key(Direction::ToGuest)),
+        _ => None,
+    })
+    .take(2)
+    .collect();
+    assert_eq!(told, [key(1001), key(1002)]);
 }

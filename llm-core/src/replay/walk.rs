@@ -113,8 +113,9 @@ impl<const N: usize> Replay<N> {
             return Step::Done;
         };
         let opens = segment.has(flags::SYN) && !segment.has(flags::ACK);
-        if opens && !(flow.state == State::Open && flow.peer_next == Some(segment.seq_end())) {
-            flow.open(record.lsn);
+        // The same SYN may come twice, and late.
+        if opens && flow.opened != Some(segment.seq_end()) {
+            flow.open(record.lsn, segment.seq_end());
             flow.progress = now;
         } else if !flow.is_live() {
             return Step::Done;
@@ -158,7 +159,11 @@ impl<const N: usize> Replay<N> {
     /// Tells the guest what its peer is known to have.
     pub(super) fn acknowledge(&mut self, buf: &mut [u8]) -> Option<usize> {
         while let Some(key) = self.due.pop_front() {
-            let Some(flow) = self.flows.get(&key).filter(|flow| flow.state == State::Open) else { continue };
+            let Some(flow) = self.flows.get_mut(&key) else { continue };
+            flow.ack_due = false;
+            if flow.state != State::Open {
+                continue;
+            }
             let (Some(ack), Some(seq)) = (flow.ack_for_guest(), flow.peer_next) else { continue };
             let timestamps = flow.peer_timestamp.map(|value| (value, flow.guest_timestamp.unwrap_or(0)));
             let says =
