@@ -359,10 +359,7 @@ impl Session {
             detect_ms: detect.as_secs_f64() * 1e3,
             ..TakeoverStatus::default()
         });
-        if let Err(error) = self.taken_over.insert(self.id) {
-            tracing::error!(domain = self.domain, %error, "the take-over is not on disk: should this service be restarted and \
-                             the domain leave, an old primary that thaws would not be told");
-        }
+        self.taken_over.insert(self.id, &self.domain);
         self.feeder.take_over();
     }
 

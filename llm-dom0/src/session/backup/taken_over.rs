@@ -7,7 +7,8 @@ use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 /// Name of the file in the state directory: a session a line, 16 hexadecimal digits, oldest first.
 const FILE: &str = "taken-over";
@@ -16,12 +17,9 @@ const KEPT: usize = 4096;
 
 /// What is on disk, and in memory.
 #[derive(Debug)]
-pub(super) struct TakenOver(Mutex<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    sessions: HashSet<u64>,
-    file: File,
+pub(super) struct TakenOver {
+    sessions: Mutex<HashSet<u64>>,
+    file: Arc<File>,
 }
 
 impl TakenOver {
@@ -47,33 +45,44 @@ impl TakenOver {
             fs::rename(&new, &path)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
-        Ok(Self(Mutex::new(Inner { sessions: sessions.into_iter().collect(), file })))
+        Ok(Self { sessions: Mutex::new(sessions.into_iter().collect()), file: Arc::new(file) })
     }
 
-    /// Remembers a session before its domain runs here.
-    ///
-    /// # Errors
-    /// It is remembered only until this service ends.
-    pub(super) fn insert(&self, session: u64) -> io::Result<()> {
-        let mut inner = self.lock();
-        inner.sessions.insert(session);
-        inner.file.write_all(format!("{session:016x}\n").as_bytes())?;
-        inner.file.sync_data()
+    /// Remembers a session whose domain is about to run here. The disk is written meanwhile, by a thread
+    /// that is returned: `xl` takes far longer, and a disk that stands still must not stop a take-over.
+    pub(super) fn insert(&self, session: u64, domain: &str) -> Option<JoinHandle<()>> {
+        self.lock().insert(session);
+        let (file, domain) = (Arc::clone(&self.file), domain.to_owned());
+        let write = move || {
+            // One write, so that lines of two sessions do not mix.
+            let written =
+                (&*file).write_all(format!("{session:016x}\n").as_bytes()).and_then(|()| file.sync_data());
+            if let Err(error) = written {
+                tracing::error!(domain, %error, "the take-over is not on disk: should this service be restarted and \
+                                 the domain leave, an old primary that thaws would not be told");
+            }
+        };
+        let spawned = std::thread::Builder::new().name("taken-over".into()).spawn(write);
+        spawned.inspect_err(|error| tracing::error!(%error, "the take-over is not on disk")).ok()
     }
 
     /// Whether that session was taken over here, by this service or an earlier one.
     pub(super) fn contains(&self, session: u64) -> bool {
-        self.lock().sessions.contains(&session)
+        self.lock().contains(&session)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn insert(register: &TakenOver, session: u64) {
+        register.insert(session, "g").expect("a thread").join().expect("written");
+    }
 
     struct Folder(std::path::PathBuf);
 
@@ -96,12 +105,12 @@ mod tests {
         let folder = Folder::new("later");
         let first = TakenOver::open(&folder.0).expect("open");
         assert!(!first.contains(7));
-        first.insert(7).expect("insert");
-        first.insert(u64::MAX).expect("insert");
+        insert(&first, 7);
+        insert(&first, u64::MAX);
         drop(first);
         let second = TakenOver::open(&folder.0).expect("open");
         assert!(second.contains(7) && second.contains(u64::MAX) && !second.contains(8));
-        second.insert(8).expect("insert");
+        insert(&second, 8);
         assert!(TakenOver::open(&folder.0).expect("open").contains(8));
     }
 
@@ -112,7 +121,7 @@ mod tests {
         fs::write(folder.0.join(FILE), "0000000000000005\nnot a session 16\n00000").expect("write");
         let register = TakenOver::open(&folder.0).expect("open");
         assert!(register.contains(5) && !register.contains(0));
-        register.insert(6).expect("insert");
+        insert(&register, 6);
         assert!(TakenOver::open(&folder.0).expect("open").contains(6), "not glued to the damaged line");
     }
 
