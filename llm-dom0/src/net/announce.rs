@@ -5,10 +5,10 @@
 //! neighbours, and a reverse ARP request (as other hypervisors send) serves a guest whose addresses are unknown.
 
 use super::bridge;
-use super::checksum;
 use super::error::{NEEDS_ROOT, NetError};
 use super::learn::{Learnt, MacAddr};
 use super::sys::PacketSocket;
+use llm_core::flow::{FlowKey, ICMPV6, NO_VLAN, transport_checksum};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::thread::{self, JoinHandle};
@@ -154,7 +154,7 @@ pub fn neighbour_advertisement(mac: MacAddr, ip: Ipv6Addr, vlan: Option<u16>, ro
     // Option 2, target link-layer address, one unit of eight bytes.
     message.extend([2, 1]);
     message.extend(mac);
-    let sum = checksum::icmpv6(ip, all_nodes, &message);
+    let sum = icmpv6_checksum(ip, all_nodes, &message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
 
     let mut f = ethernet([0x33, 0x33, 0, 0, 0, 1], mac, vlan, IPV6);
@@ -164,6 +164,12 @@ pub fn neighbour_advertisement(mac: MacAddr, ip: Ipv6Addr, vlan: Option<u16>, ro
     f.extend(all_nodes.octets());
     f.extend(message);
     f
+}
+
+/// Of a message whose own checksum field is zero (RFC 4443, 2.3); 0 of one that carries its own.
+fn icmpv6_checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u16 {
+    let ends = ((source.octets(), 0), (destination.octets(), 0));
+    transport_checksum(&FlowKey::new(6, ICMPV6, NO_VLAN, ends.0, ends.1), message)
 }
 
 fn ethernet(to: MacAddr, from: MacAddr, vlan: Option<u16>, ethertype: u16) -> Vec<u8> {
@@ -232,7 +238,7 @@ mod tests {
         let router = neighbour_advertisement(MAC, "2001:db8::7".parse().unwrap(), None, true);
         assert_eq!(router[58], 0xa0);
         assert_eq!(
-            checksum::icmpv6("2001:db8::7".parse().unwrap(), "ff02::1".parse().unwrap(), &router[54..]),
+            icmpv6_checksum("2001:db8::7".parse().unwrap(), "ff02::1".parse().unwrap(), &router[54..]),
             0
         );
     }

@@ -9,7 +9,6 @@
 
 mod announce;
 mod bridge;
-mod checksum;
 mod error;
 mod hold;
 mod joint;
