@@ -54,6 +54,7 @@ pub const TOUR: &[(&str, Scenario)] = &[
     ("protect-killed", primary::killed),
     ("link-cut-for-ever", link::cut_for_ever),
     ("primary-frozen", primary::frozen),
+    ("packet-path-lost", primary::path_lost),
     ("protect-killed-again", primary::killed_again),
     ("log-disk-full", preflight::full_log),
     ("release-forced", backup::forced),

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::backup::kill_backup;
 use super::frames::Frames;
-use super::{LONG, OPTIONS, SOON, Tour, nothing_left};
+use super::{DETECT, LONG, OPTIONS, SOON, Tour, nothing_left};
 use crate::clients::now_ns;
 use crate::lab::guest;
 use crate::scenario::{Result, ensure, protect_exit, start_backup, wait_primary, wait_session};
@@ -48,6 +48,26 @@ pub(super) fn killed(tour: &mut Tour<'_>) -> Result<()> {
     let on_bridge = links.lines().any(|l| l.contains(" vif") && l.contains("master xenbr0"));
     ensure(!on_bridge, || format!("the copy left behind is on the network: {links}"))?;
     tour.clear(host)?;
+    tour.judge(clients)
+}
+
+/// A primary that cannot go on says so: the backup does not wait for silence, and the copy left behind is destroyed.
+pub(super) fn path_lost(tour: &mut Tour<'_>) -> Result<()> {
+    let host = tour.protected(OPTIONS)?;
+    let clients = tour.clients()?;
+    // The driver's end of the packet path, taken away by somebody.
+    let delete = "tap=$(ip -o link | sed -n 's/^[0-9]*: \\(llm[0-9][^:@]*\\).*/\\1/p') && ip link del $tap";
+    tour.lab.host(host).check(delete)?;
+    tour.take_over(host)?;
+    let session = wait_session(tour.lab, 1 - host, "running-here", SOON)?;
+    let waited = session.takeover.map_or(f64::MAX, |t| t.detect_ms);
+    ensure(waited < DETECT.as_secs_f64() * 500.0, || {
+        format!("the backup waited for {waited:.0} ms of silence")
+    })?;
+    let code = protect_exit(tour.lab, host, SOON)?;
+    ensure(code == 6, || format!("llm protect ended with {code}"))?;
+    let gone = tour.lab.host(host).run(&format!("xl domid {}", guest::NAME))?;
+    ensure(!gone.success(), || "the primary kept its domain".into())?;
     tour.judge(clients)
 }
 
