@@ -7,7 +7,7 @@
 use llm_tests::lab::wire;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::fs::{self, File};
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -49,15 +49,26 @@ fn pipe(connection: &TcpStream) -> io::Result<()> {
     connection.set_nodelay(true)?;
     let mut to = connection.try_clone()?;
     thread::spawn(move || {
-        let _ = io::stdin()
-            .as_fd()
-            .try_clone_to_owned()
-            .and_then(|stdin| io::copy(&mut File::from(stdin), &mut to));
+        let _ = carry(&mut io::stdin().lock(), &mut to);
         let _ = to.shutdown(Shutdown::Write);
     });
     // Without std's line buffer: what the peer says is no text.
     let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    io::copy(&mut &*connection, &mut out).map(|_| ())
+    carry(&mut &*connection, &mut out)
+}
+
+/// As `io::copy`, but without splice(2), which that uses here: Linux 6.1 holds the lock of a pipe while it waits for
+/// the socket to have something for it, and nobody can read what is in the pipe already.
+fn carry(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => to.write_all(buffer.get(..count).unwrap_or_default())?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 fn serve(connection: &TcpStream) -> io::Result<()> {
