@@ -1,12 +1,13 @@
 //! The Dom0 side of LLM: the driver behind the `llm` command.
 //!
 //! A dependency points downwards only: [`cli`] -> [`session`] -> [`checkpoint`],
-//! [`net`], [`control`] -> [`link`], [`xen`] -> `llm-core`.
+//! [`net`], [`control`] -> [`link`], [`xen`], [`keptlog`] -> `llm-core`.
 
 pub mod checkpoint;
 pub mod cli;
 pub mod clock;
 pub mod control;
+pub mod keptlog;
 pub mod link;
 pub mod net;
 pub mod session;
