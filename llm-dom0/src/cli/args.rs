@@ -59,6 +59,11 @@ pub(crate) enum Command {
     Release(Release),
     /// Measure how long a domain is suspended, whoever suspends it
     Watch(Watch),
+    /// Look into an input log that was kept
+    Log {
+        #[command(subcommand)]
+        log: Log,
+    },
     /// The end of the checkpoint pipe; `xl` starts it, nobody else
     #[command(hide = true)]
     Stdio(Stdio),
@@ -181,6 +186,42 @@ pub(crate) struct Watch {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Log {
+    /// Print what a kept log holds, a line for each record
+    ///
+    /// A log that is damaged or cut short is shown up to there; then comes an error with offset and reason, and the
+    /// exit code is 1.
+    Inspect(Inspect),
+    /// Write the packets of a kept log for Wireshark
+    ///
+    /// The file is pcapng. Each input is an inbound packet on an interface for its vif, with a comment that tells lsn
+    /// and epoch, without its virtio-net header, and with a whole checksum; segments that were merged stay merged.
+    /// Notes, cuts and carries have no bytes and are left out. Times count from the boot of the primary host.
+    Export(Export),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Inspect {
+    /// The kept log
+    pub(crate) file: PathBuf,
+    /// Print totals by kind and by flow instead of the records
+    #[arg(long)]
+    pub(crate) summary: bool,
+    /// Print JSON, an object a line: the header, then each record (or the summary)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Export {
+    /// The kept log
+    pub(crate) file: PathBuf,
+    /// File to write, replaced if it is there; `-` is standard output
+    #[arg(long, value_name = "OUT")]
+    pub(crate) pcap: PathBuf,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -5,6 +5,7 @@ mod backup;
 mod config;
 mod exit;
 mod host;
+mod log;
 mod logging;
 mod protect;
 mod query;
@@ -26,6 +27,7 @@ pub fn main() -> ExitCode {
         Command::Status(status) => query::status(&status),
         Command::Release(release) => query::release(&release),
         Command::Watch(watch) => query::watch(&watch),
+        Command::Log { log } => log::run(&log),
         Command::Stdio(stdio) => query::stdio(&stdio),
     };
     match result {
