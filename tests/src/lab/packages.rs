@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Programs that must run on this machine, with the package each is in.
-const INSTALLED: [(&str, &str); 6] = [
+const INSTALLED: [(&str, &str); 7] = [
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/share/seabios/bios-256k.bin", "seabios"),
     ("/usr/sbin/ip", "iproute2"),
     ("/usr/sbin/tc", "iproute2"),
     ("/usr/bin/bash", "bash"),
     ("/usr/bin/ldd", "libc-bin"),
+    // Reads what `llm log export` writes.
+    ("/usr/bin/tshark", "tshark"),
 ];
 
 /// Packages to unpack; the kernel comes on top, named by [`KERNEL_META`].
