@@ -1,12 +1,19 @@
 //! The log reader on any bytes, and on logs that were damaged.
 
+use std::io::Read as _;
+
 use llm_core::log::{
     Carry, Cursor, Cut, Entry, Flags, HEADER, LogError, LogWriter, MAX_PACKET, Note, Record, RecordKind,
     records,
 };
 use llm_core::time::Instant;
+use llm_dom0::keptlog::Reader;
 
 use super::Input;
+
+/// The vector `kept-log` of docs/wire-format.md.
+const KEPT_HEADER: &[u8] = b"LLMK\x01\0\x04\0\x88\x77\x66\x55\x44\x33\x22\x11\x03\0\0\0\0\0\0\0\
+    \x01\0\x2a\x36\xfe\x9c\x97\x17\x45\x93\x02\xb0\x0b\x7d\x09\x23web1";
 
 static TOO_LONG: &[u8] = &[0; MAX_PACKET + 1];
 
@@ -63,7 +70,21 @@ fn check(log: &[u8], piece: usize) -> (Vec<Record<'_>>, Option<LogError>) {
     };
     assert_eq!(pieces, whole);
     assert_eq!(cut, error);
+    kept(log, &whole);
     (whole, error)
+}
+
+/// A kept log's reader finds at least as much: it lets numbers be missing.
+fn kept(log: &[u8], whole: &[Record<'_>]) {
+    let mut reader = Reader::new(KEPT_HEADER.chain(log)).expect("the documented header");
+    let mut count = 0;
+    while let Ok(Some(kept)) = reader.next_record() {
+        if let Some(record) = whole.get(count) {
+            assert_eq!((kept.record, kept.missing), (*record, 0));
+        }
+        count += 1;
+    }
+    assert!(count >= whole.len());
 }
 
 /// Whatever the record's kind says, its bytes are read as every kind: none is lost or made up.
