@@ -97,7 +97,7 @@ impl Writer {
         fs::rename(&self.new, &self.path)?;
         self.finished = true;
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+        File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
     }
 }
 

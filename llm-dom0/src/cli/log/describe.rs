@@ -146,7 +146,7 @@ impl Line {
                 line.carry = Some(Carried { seq: translation.seq, timestamp: translation.timestamp });
             }),
         };
-        line.unreadable = line.unreadable.or(read.err().map(|error| error.to_string()));
+        line.unreadable = line.unreadable.or_else(|| read.err().map(|error| error.to_string()));
         line
     }
 
