@@ -9,7 +9,10 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt::socket_error},
+    net::{
+        AddressFamily, SocketFlags, SocketType, connect, socket_with,
+        sockopt::{set_socket_recv_buffer_size, socket_error},
+    },
 };
 
 use super::{Cause, Stop};
@@ -36,14 +39,16 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    /// Connects within `limit`; `write_limit` bounds each later send.
+    /// Connects within `limit`; `write_limit` bounds each later send. With `buffer` the kernel keeps about so
+    /// many bytes that were received and not read.
     pub(crate) fn open(
         addr: SocketAddr,
         limit: Duration,
         write_limit: Duration,
+        buffer: Option<usize>,
         stop: &Stop,
     ) -> Result<Self, Cause> {
-        let stream = connect_within(addr, limit, stop)?;
+        let stream = connect_within(addr, limit, buffer, stop)?;
         let failed = |e: io::Error| Cause::Connect(e.to_string());
         stream.set_nonblocking(false).map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
@@ -59,6 +64,30 @@ impl Conn {
             ErrorKind::WouldBlock => Cause::Timeout { waited_ms: millis(began.elapsed()) },
             _ => cause(&e),
         })
+    }
+
+    /// Bounds each later send by a tick, for [`Conn::send_some`].
+    pub(crate) fn tick_writes(&self) -> Result<(), Cause> {
+        self.stream.set_write_timeout(Some(TICK)).map_err(|e| cause(&e))
+    }
+
+    /// Sends some of `bytes`; 0 if a tick went by without room for any.
+    pub(crate) fn send_some(&mut self, bytes: &[u8]) -> Result<usize, Cause> {
+        match self.stream.write(bytes) {
+            Ok(n) => Ok(n),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
+            Err(e) => Err(cause(&e)),
+        }
+    }
+
+    /// Waits for bytes or the end of the stream, for `time` or a tick at most; whether [`Conn::fill`] will not wait.
+    pub(crate) fn wait(&self, time: Duration) -> Result<bool, Cause> {
+        let time = Timespec { tv_sec: 0, tv_nsec: i64::from(time.min(TICK).subsec_nanos()) };
+        match poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&time)) {
+            Ok(n) => Ok(n > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(e) => Err(Cause::Socket(io::Error::from(e).to_string())),
+        }
     }
 
     /// The bytes received and not consumed.
@@ -77,12 +106,17 @@ impl Conn {
 
     /// Waits a tick at most for more bytes. The caller bounds the buffer by consuming it.
     pub(crate) fn fill(&mut self) -> Result<Fill, Cause> {
+        self.fill_some(CHUNK)
+    }
+
+    /// The same for `most` bytes at most, one at least.
+    pub(crate) fn fill_some(&mut self, most: usize) -> Result<Fill, Cause> {
         if self.start > 0 {
             self.buf.drain(..self.start);
             self.start = 0;
         }
         let old = self.buf.len();
-        self.buf.resize(old + CHUNK, 0);
+        self.buf.resize(old + most.clamp(1, CHUNK), 0);
         let got = self.stream.read(&mut self.buf[old..]);
         self.buf.truncate(old + got.as_ref().copied().unwrap_or(0));
         match got {
@@ -95,11 +129,20 @@ impl Conn {
 }
 
 /// Connects without blocking, so that a stop is seen while SYNs go unanswered.
-fn connect_within(addr: SocketAddr, limit: Duration, stop: &Stop) -> Result<TcpStream, Cause> {
+fn connect_within(
+    addr: SocketAddr,
+    limit: Duration,
+    buffer: Option<usize>,
+    stop: &Stop,
+) -> Result<TcpStream, Cause> {
     let failed = |e: Errno| Cause::Connect(io::Error::from(e).to_string());
     let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family, SocketType::STREAM, flags, None).map_err(failed)?;
+    if let Some(bytes) = buffer {
+        // Before connecting, since the window's scale is fixed then.
+        set_socket_recv_buffer_size(&socket, bytes).map_err(failed)?;
+    }
     match connect(&socket, &addr) {
         Ok(()) => return Ok(socket.into()),
         Err(Errno::INPROGRESS) => {}

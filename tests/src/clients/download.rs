@@ -46,14 +46,8 @@ pub struct Download {
 /// [`ClientError`] if the connection cannot be opened. One that breaks later is in [`Download::broken`].
 pub fn download(options: &DownloadOptions, stop: &Stop) -> Result<Download, ClientError> {
     let kind = ClientKind::Http;
-    let crew = Crew {
-        kind,
-        addr: options.addr,
-        connections: 1,
-        limits: options.limits,
-        setup: options.setup.clone(),
-        stop: stop.clone(),
-    };
+    let crew =
+        Crew { stop: stop.clone(), ..Crew::new(kind, options.addr, 1, options.limits, &options.setup) };
     crew.setup.run().map_err(|source| ClientError::Thread { kind, source })?;
     let failed = |cause| ClientError::Start { kind, connection: 0, addr: options.addr, cause };
     let mut conn = crew.open().map_err(failed)?;

@@ -3,20 +3,26 @@
 //! On keep-alive connections the server may announce the end of one (`Connection: close`; nginx does so
 //! after `keepalive_requests`). That is orderly: the connection is replaced and counted as renewed. Set the
 //! server's limit high enough that it does not happen in a run.
+//!
+//! With a new connection for each request, one that was established and then did not answer counts as broken. One
+//! that could not be opened is tried again and only counted.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
-    Broken, Cause, ClientError, ClientKind, Limits, Outcome, Progress, Sample, Setup, Stop,
+    Cause, ClientError, ClientKind, Limits, Outcome, Progress, Running, Setup,
     conn::Conn,
     now_ns,
-    pool::{Crew, Crewed, Watch},
+    pool::{Crew, Watch},
+    running::Worker,
 };
 
 /// The longest response header accepted.
 const MAX_HEAD: usize = 16 * 1024;
+/// A worker with a new connection for each request ends when so many of them broke.
+const MAX_BROKEN: usize = 8;
 
 /// Length and XXH3-64 digest of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,13 +82,21 @@ impl HttpOptions {
     }
 }
 
+impl HttpOptions {
+    /// How its samples are called.
+    #[must_use]
+    pub fn kind(&self) -> ClientKind {
+        match (self.keep_alive, self.expect.len) {
+            (false, _) => ClientKind::HttpNew,
+            (true, 65_536..) => ClientKind::Http64k,
+            (true, _) => ClientKind::Http,
+        }
+    }
+}
+
 /// The running web client. Dropping it stops its threads without waiting for them.
 #[derive(Debug)]
-pub struct HttpClients {
-    crew: Crew,
-    crewed: Option<Crewed<Outcome>>,
-    progress: Arc<Progress>,
-}
+pub struct HttpClients(Running);
 
 impl HttpClients {
     /// Connects all and starts asking.
@@ -99,134 +113,92 @@ impl HttpClients {
                 "a path begins with a slash and has neither blanks nor controls",
             ));
         }
-        let crew = Crew {
-            kind: ClientKind::Http,
-            addr: options.addr,
-            connections: options.connections,
-            limits: options.limits,
-            setup: options.setup.clone(),
-            stop: Stop::default(),
-        };
-        let progress = Arc::new(Progress::default());
-        let (options, shared, work_crew) = (options.clone(), Arc::clone(&progress), crew.clone());
-        let crewed = crew.start(move |connection, conn| {
-            let mut worker = Worker {
-                outcome: Outcome::new(ClientKind::Http, options.connections),
-                progress: Arc::clone(&shared),
-                connection,
-            };
-            worker.run(conn, &options, &work_crew);
-            worker.outcome
-        })?;
-        Ok(Self { crew, crewed: Some(crewed), progress })
+        let crew =
+            Crew::new(options.kind(), options.addr, options.connections, options.limits, &options.setup);
+        let options = options.clone();
+        Running::start(crew, move |worker, crew, conn| work(worker, conn, &options, crew)).map(Self)
     }
 
     /// Live counters.
     #[must_use]
     pub fn progress(&self) -> Arc<Progress> {
-        Arc::clone(&self.progress)
+        self.0.progress()
     }
 
     /// Whether all connections have ended by themselves: broken, or at a limit.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.crewed.as_ref().is_none_or(Crewed::is_done)
+        self.0.is_done()
     }
 
     /// Asks no more, waits for outstanding responses (at most [`Limits::drain`]).
     ///
     /// # Errors
     /// [`ClientError::Panicked`].
-    pub fn stop(mut self) -> Result<Outcome, ClientError> {
-        self.crew.stop.raise();
-        let mut all = Outcome::new(ClientKind::Http, self.crew.connections);
-        let ended = self.crewed.take().map_or_else(|| Ok(Vec::new()), Crewed::join)?;
-        ended.into_iter().for_each(|one| all.merge(one));
-        Ok(all)
+    pub fn stop(self) -> Result<Outcome, ClientError> {
+        self.0.stop()
     }
 }
 
-impl Drop for HttpClients {
-    fn drop(&mut self) {
-        self.crew.stop.raise();
+impl From<HttpClients> for Running {
+    fn from(clients: HttpClients) -> Self {
+        clients.0
     }
 }
 
-struct Worker {
-    outcome: Outcome,
-    progress: Arc<Progress>,
-    connection: u16,
-}
-
-impl Worker {
-    fn run(&mut self, conn: Conn, options: &HttpOptions, crew: &Crew) {
-        if let Err(cause) = self.work(conn, options, crew) {
-            self.progress.broke();
-            let broken =
-                Broken { kind: ClientKind::Http, connection: self.connection, t_ns: now_ns(), cause };
-            self.outcome.find(broken.to_string());
-            self.outcome.broken.push(broken);
-        }
-    }
-
-    fn work(&mut self, conn: Conn, options: &HttpOptions, crew: &Crew) -> Result<(), Cause> {
-        let mut watch = Watch::new(crew);
-        let request = request(&options.path, options.addr, options.keep_alive);
-        let mut conn = Some(conn);
-        while !watch.is_ending() {
-            if self.outcome.samples.len() >= options.limits.samples {
-                self.outcome.find(format!(
-                    "http connection {} ended early: its {} samples are used up",
-                    self.connection, options.limits.samples
-                ));
-                break;
+fn work(worker: &mut Worker, conn: Conn, options: &HttpOptions, crew: &Crew) -> Result<(), Cause> {
+    let mut watch = Watch::new(crew);
+    let request = request(&options.path, options.addr, options.keep_alive);
+    let mut conn = Some(conn);
+    while !watch.is_ending() && !worker.is_full(0, &options.limits) {
+        // The time to connect is part of what the user of a new connection waits for.
+        let began_ns = now_ns();
+        let Some(link) = conn.take().or_else(|| worker.reopen(crew, &mut watch)) else { break };
+        match exchange(link, &request, &mut watch, options.max_body) {
+            Ok((link, response)) => {
+                settle(worker, &response, began_ns, &options.expect);
+                if options.keep_alive && !response.close {
+                    conn = Some(link);
+                } else if options.keep_alive {
+                    worker.outcome.renewed += 1;
+                }
             }
-            // The time to connect is part of what the user of a new connection waits for.
-            let sent_ns = now_ns();
-            let mut link = match conn.take() {
-                Some(link) => link,
-                None => match crew.open() {
-                    Err(_) if crew.stop.is_raised() => break,
-                    opened => opened?,
-                },
-            };
-            link.send(request.as_bytes())?;
-            let overdue = |watch: &mut Watch| watch.overdue(sent_ns);
-            let response = receive(&mut link, &mut watch, options.max_body, overdue, |_, _| {})?;
-            self.settle(&response, sent_ns, &options.expect);
-            if options.keep_alive && !response.close {
-                conn = Some(link);
-            } else if options.keep_alive {
-                self.outcome.renewed += 1;
+            // The next connection is another one, and what comes of it is of interest too.
+            Err(cause) if !options.keep_alive && worker.outcome.broken.len() + 1 < MAX_BROKEN => {
+                worker.broke(cause);
             }
-            crew.stop.sleep(options.pace);
+            Err(cause) => return Err(cause),
         }
-        Ok(())
+        crew.stop.sleep(options.pace);
     }
+    Ok(())
+}
 
-    fn settle(&mut self, response: &Response, sent_ns: u64, expect: &Digest) {
-        let t_ns = now_ns();
-        let ok = response.status == 200;
-        let sample = Sample {
-            t_ns,
-            latency_ns: t_ns.saturating_sub(sent_ns),
-            ok,
-            kind: ClientKind::Http,
-            connection: self.connection,
-        };
-        self.progress.reply(&sample);
-        self.outcome.samples.push(sample);
-        if !ok {
-            self.outcome.errors += 1;
-            self.outcome.find(format!("http connection {}: status {}", self.connection, response.status));
-        } else if response.digest != *expect {
-            self.outcome.wrong_values += 1;
-            self.progress.suspect(1);
-            self.outcome.find(format!(
-                "http connection {}: body of {} bytes with digest {:016x}, expected {} and {:016x}",
-                self.connection, response.digest.len, response.digest.xxh3, expect.len, expect.xxh3
-            ));
-        }
+/// One request and its response.
+fn exchange(
+    mut link: Conn,
+    request: &str,
+    watch: &mut Watch,
+    max_body: u64,
+) -> Result<(Conn, Response), Cause> {
+    let sent_ns = now_ns();
+    link.send(request.as_bytes())?;
+    let response = receive(&mut link, watch, max_body, |watch| watch.overdue(sent_ns), |_, _| {})?;
+    Ok((link, response))
+}
+
+fn settle(worker: &mut Worker, response: &Response, began_ns: u64, expect: &Digest) {
+    let ok = response.status == 200;
+    worker.reply(began_ns, ok);
+    if !ok {
+        worker.outcome.errors += 1;
+        worker.find(&format!("status {}", response.status));
+    } else if response.digest != *expect {
+        let about = format!(
+            "body of {} bytes with digest {:016x}, expected {} and {:016x}",
+            response.digest.len, response.digest.xxh3, expect.len, expect.xxh3
+        );
+        worker.wrong(1, &about);
     }
 }
 
@@ -252,17 +224,10 @@ pub(super) fn receive(
     overdue: impl Fn(&mut Watch) -> Result<(), Cause>,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Response, Cause> {
-    let head = loop {
-        if let Some(head) = Head::parse(conn.data()).map_err(|e| Cause::Protocol(e.into()))? {
-            break head;
-        }
-        conn.fill()?;
-        overdue(watch)?;
-    };
+    let head = receive_head(conn, watch, &overdue)?;
     if head.body > max_body {
         return Err(Cause::Protocol(format!("body of {} bytes, at most {max_body} wanted", head.body)));
     }
-    conn.consume(head.len);
     let mut hasher = Xxh3::new();
     let mut got = 0u64;
     while got < head.body {
@@ -287,12 +252,29 @@ pub(super) fn receive(
     })
 }
 
+/// Receives and consumes the head of a response.
+pub(super) fn receive_head(
+    conn: &mut Conn,
+    watch: &mut Watch,
+    overdue: &impl Fn(&mut Watch) -> Result<(), Cause>,
+) -> Result<Head, Cause> {
+    loop {
+        if let Some(head) = Head::parse(conn.data()).map_err(|e| Cause::Protocol(e.into()))? {
+            conn.consume(head.len);
+            return Ok(head);
+        }
+        conn.fill()?;
+        overdue(watch)?;
+    }
+}
+
 #[derive(Debug, PartialEq, Eq)]
-struct Head {
-    status: u16,
+pub(super) struct Head {
+    pub(super) status: u16,
     /// Of the head itself.
     len: usize,
-    body: u64,
+    /// Of the body that follows.
+    pub(super) body: u64,
     close: bool,
 }
 

@@ -1,7 +1,8 @@
 //! Clients of the protected guest: they load it, remember what it promised, and say what became of the promise.
 //!
-//! A client never reconnects: failover is only transparent if the very same TCP connection goes on, so a
-//! reset, an end of stream or a reply that stays away for [`Limits::reply`] is recorded as [`Broken`].
+//! A client never replaces a connection that broke: failover is only transparent if the very same one goes on,
+//! so a reset, an end of stream or a reply that stays away for [`Limits::reply`] is recorded as [`Broken`]. Only
+//! the client whose connections last for one request opens the next one, some times.
 //!
 //! # Network namespaces
 //! Every connection is a thread of its own, and a thread inherits the network namespace of the thread that
@@ -27,13 +28,20 @@ use serde::{Deserialize, Serialize};
 
 mod conn;
 pub mod download;
+pub mod echo;
 pub mod http;
+mod kind;
 pub mod ledger;
 mod pool;
 pub mod redis;
 pub mod resp;
+mod running;
+pub mod stream;
 pub mod timeline;
+pub mod upload;
 
+pub use kind::ClientKind;
+pub use running::Running;
 pub use timeline::{Marks, Phase, Sample, Timeline};
 
 /// The monotonic clock in nanoseconds, the same for all processes of this machine (`CLOCK_MONOTONIC`).
@@ -43,36 +51,6 @@ pub fn now_ns() -> u64 {
     let seconds = u64::try_from(t.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(t.tv_nsec).unwrap_or(0);
     seconds * 1_000_000_000 + nanos
-}
-
-/// Which client a sample or a broken connection belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClientKind {
-    /// The Redis writer: one sample a command.
-    Redis,
-    /// The web client: one sample a GET.
-    Http,
-}
-
-impl ClientKind {
-    /// Every kind, in the order reports show them.
-    pub const ALL: [Self; 2] = [Self::Redis, Self::Http];
-
-    /// A short name, also the one in the JSON.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Redis => "redis",
-            Self::Http => "http",
-        }
-    }
-}
-
-impl fmt::Display for ClientKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
 }
 
 /// A flag that ends the clients; clones share it.
@@ -342,14 +320,16 @@ pub struct Outcome {
     pub broken: Vec<Broken>,
     /// Replies that said no: a Redis error, an HTTP status other than 200. Their writes are not acknowledged.
     pub errors: u64,
-    /// Writes the server acknowledged (Redis only).
+    /// Writes the server acknowledged: Redis commands, and uploads with a receipt.
     pub acked_writes: u64,
-    /// Acknowledged writes that are gone (Redis only).
+    /// Acknowledged writes that are gone.
     pub lost_acked_writes: u64,
-    /// Values, counters or bodies that were never sent so, or executed twice.
+    /// Values, counters, bodies or keystrokes that were never sent so, or executed twice.
     pub wrong_values: u64,
-    /// Connections replaced after an announced `Connection: close` (HTTP only); not counted as broken.
+    /// Connections replaced after an announced `Connection: close` (HTTP and download only); not counted as broken.
     pub renewed: u64,
+    /// Attempts to connect in the course of the work that failed and were repeated; never established, so not broken.
+    pub not_opened: u64,
     /// The first few findings in words.
     pub findings: Vec<String>,
 }
@@ -369,6 +349,7 @@ impl Outcome {
             lost_acked_writes: 0,
             wrong_values: 0,
             renewed: 0,
+            not_opened: 0,
             findings: Vec::new(),
         }
     }
@@ -387,6 +368,7 @@ impl Outcome {
         self.lost_acked_writes += other.lost_acked_writes;
         self.wrong_values += other.wrong_values;
         self.renewed += other.renewed;
+        self.not_opened += other.not_opened;
         other.findings.into_iter().for_each(|what| self.find(what));
     }
 }

@@ -22,12 +22,24 @@ pub(crate) struct Crew {
     pub(crate) limits: Limits,
     pub(crate) setup: Setup,
     pub(crate) stop: Stop,
+    /// Bytes the kernel keeps for a slow reader; its own choice if `None`.
+    pub(crate) buffer: Option<usize>,
 }
 
 impl Crew {
+    pub(crate) fn new(
+        kind: ClientKind,
+        addr: SocketAddr,
+        connections: u16,
+        limits: Limits,
+        setup: &Setup,
+    ) -> Self {
+        Self { kind, addr, connections, limits, setup: setup.clone(), stop: Stop::default(), buffer: None }
+    }
+
     /// Opens one more connection to the server.
     pub(crate) fn open(&self) -> Result<Conn, Cause> {
-        Conn::open(self.addr, self.limits.connect, self.limits.reply, &self.stop)
+        Conn::open(self.addr, self.limits.connect, self.limits.reply, self.buffer, &self.stop)
     }
 
     /// Starts the threads and returns once each has its connection; if one fails, ends the others.

@@ -65,6 +65,14 @@ impl RedisOptions {
     }
 }
 
+impl RedisOptions {
+    /// How its samples are called: pipelined ones apart, since theirs wait for each other.
+    #[must_use]
+    pub fn kind(&self) -> ClientKind {
+        if self.depth > 1 { ClientKind::RedisPipelined } else { ClientKind::Redis }
+    }
+}
+
 /// The running writer. Dropping it stops its threads without waiting for them.
 #[derive(Debug)]
 pub struct RedisClients {
@@ -85,14 +93,8 @@ impl RedisClients {
         if options.value_len > resp::MAX_BULK / BATCH || options.keys == 0 {
             return Err(ClientError::Options("at least one key, and values of 16 KiB at most"));
         }
-        let crew = Crew {
-            kind: ClientKind::Redis,
-            addr: options.addr,
-            connections: options.connections,
-            limits: options.limits,
-            setup: options.setup.clone(),
-            stop: Stop::default(),
-        };
+        let kind = options.kind();
+        let crew = Crew::new(kind, options.addr, options.connections, options.limits, &options.setup);
         let progress = Arc::new(Progress::default());
         let run = now_ns() ^ (u64::from(std::process::id()) << 40);
         let (options, shared) = (options.clone(), Arc::clone(&progress));
@@ -102,7 +104,7 @@ impl RedisClients {
             let mut worker = Worker {
                 conn: Some(conn),
                 ledger,
-                outcome: Outcome::new(ClientKind::Redis, options.connections),
+                outcome: Outcome::new(kind, options.connections),
                 progress: Arc::clone(&shared),
                 connection,
                 began_ns: now_ns(),
@@ -125,6 +127,17 @@ impl RedisClients {
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.crewed.as_ref().is_none_or(Crewed::is_done)
+    }
+
+    /// Which client it is.
+    #[must_use]
+    pub fn kind(&self) -> ClientKind {
+        self.crew.kind
+    }
+
+    /// Asks for the end without waiting for it.
+    pub fn raise_stop(&self) {
+        self.crew.stop.raise();
     }
 
     /// Sends no more, waits for outstanding replies (at most [`Limits::drain`]).
@@ -167,8 +180,8 @@ impl StoppedRedis {
         let mut crew = self.crew;
         // The old flag is raised, and would end the new connections.
         crew.stop = Stop::default();
-        let mut outcome = Outcome::new(ClientKind::Redis, crew.connections);
-        let kind = ClientKind::Redis;
+        let kind = crew.kind;
+        let mut outcome = Outcome::new(kind, crew.connections);
         let check = move |mut worker: Worker| {
             crew.setup.run().map_err(|source| ClientError::Thread { kind, source })?;
             let connection = worker.connection;
@@ -228,8 +241,8 @@ impl Worker {
             Ok(()) => self.conn = Some(conn),
             Err(cause) => {
                 self.progress.broke();
-                let broken =
-                    Broken { kind: ClientKind::Redis, connection: self.connection, t_ns: now_ns(), cause };
+                let kind = self.outcome.kind;
+                let broken = Broken { kind, connection: self.connection, t_ns: now_ns(), cause };
                 self.outcome.find(broken.to_string());
                 self.outcome.broken.push(broken);
             }
@@ -245,8 +258,8 @@ impl Worker {
             if ending && self.open.is_empty() {
                 if full {
                     self.outcome.find(format!(
-                        "redis connection {} ended early: its {} samples are used up",
-                        self.connection, options.limits.samples
+                        "{} connection {} ended early: its {} samples are used up",
+                        self.outcome.kind, self.connection, options.limits.samples
                     ));
                 }
                 return Ok(());
@@ -316,7 +329,7 @@ impl Worker {
             t_ns,
             latency_ns: t_ns.saturating_sub(open.sent_ns),
             ok,
-            kind: ClientKind::Redis,
+            kind: self.outcome.kind,
             connection: self.connection,
         };
         self.progress.reply(&sample);
@@ -324,7 +337,8 @@ impl Worker {
         let (judgement, about) = match (open.what, reply) {
             (_, Reply::Error(text)) => {
                 self.outcome.errors += 1;
-                self.outcome.find(format!("redis connection {}: error reply {text}", self.connection));
+                let kind = self.outcome.kind;
+                self.outcome.find(format!("{kind} connection {}: error reply {text}", self.connection));
                 return Ok(());
             }
             (What::Set(n), Reply::Simple(text)) if text == "OK" => {
@@ -364,7 +378,8 @@ impl Worker {
             }
         };
         self.progress.suspect(n);
-        self.outcome.find(format!("redis connection {}: {n} {verdict}: {about}", self.connection));
+        let kind = self.outcome.kind;
+        self.outcome.find(format!("{kind} connection {}: {n} {verdict}: {about}", self.connection));
     }
 
     fn describe(&self, slot: usize, found: Option<&[u8]>) -> String {

@@ -157,7 +157,8 @@ impl Timeline {
         let mut samples: Vec<Sample> = samples.into_iter().collect();
         samples.sort_by_key(|s| s.t_ns);
         let mut timeline = Self { samples, marks, recovered_ns: None };
-        timeline.recovered_ns = timeline.gaps().iter().filter_map(|gap| gap.to_ns).max();
+        timeline.recovered_ns =
+            timeline.gaps().iter().filter(|g| !g.kind.is_bulk()).filter_map(|g| g.to_ns).max();
         timeline
     }
 
@@ -173,7 +174,7 @@ impl Timeline {
         &self.samples
     }
 
-    /// When the last connection to go on had its first reply after the fault.
+    /// When the last connection to go on had its first reply after the fault; bulk clients aside.
     #[must_use]
     pub fn recovered_ns(&self) -> Option<u64> {
         self.recovered_ns
@@ -193,6 +194,12 @@ impl Timeline {
     /// Latencies of positive replies that came in `phase`, of one client or all, ascending.
     #[must_use]
     pub fn latencies(&self, phase: Phase, kind: Option<ClientKind>) -> Vec<u64> {
+        self.latencies_of(phase, |k| kind.is_none_or(|wanted| wanted == k))
+    }
+
+    /// The same of some clients.
+    #[must_use]
+    pub fn latencies_of(&self, phase: Phase, wanted: impl Fn(ClientKind) -> bool) -> Vec<u64> {
         let Some((_, from, to)) = self.phases().into_iter().find(|p| p.0 == phase) else { return Vec::new() };
         // The reply that ends the outage is its last, not the first of the time after.
         let within = |t: u64| match phase {
@@ -200,7 +207,7 @@ impl Timeline {
             Phase::After => t > from && t <= to,
             _ => t >= from && t < to,
         };
-        let mine = |s: &&Sample| s.ok && kind.is_none_or(|k| k == s.kind) && within(s.t_ns);
+        let mine = |s: &&Sample| s.ok && wanted(s.kind) && within(s.t_ns);
         let mut all: Vec<u64> = self.samples.iter().filter(mine).map(|s| s.latency_ns).collect();
         all.sort_unstable();
         all
@@ -256,10 +263,12 @@ impl Timeline {
     }
 
     /// The longest outage any connection saw; `None` if there was no fault, nobody to see it, or if a
-    /// connection never came back.
+    /// connection never came back. Bulk clients ([`ClientKind::is_bulk`]) do not count.
     #[must_use]
     pub fn downtime_ns(&self) -> Option<u64> {
-        let lengths: Option<Vec<u64>> = self.gaps().iter().map(Gap::length_ns).collect();
+        let gaps = self.gaps();
+        let lengths: Option<Vec<u64>> =
+            gaps.iter().filter(|g| !g.kind.is_bulk()).map(Gap::length_ns).collect();
         lengths?.into_iter().max()
     }
 }

@@ -25,6 +25,14 @@ const REDIS_CONF: &str = include_str!("../../images/redis.conf");
 pub const INDEX_HTML: &str = "<!doctype html><title>guest</title><p>The guest is alive.</p>\n";
 const LAB_VIF: &str = include_str!("../../images/lab-vif");
 
+/// What the guest serves at `/64k`.
+#[must_use]
+pub fn page_64k() -> Vec<u8> {
+    let mut page = vec![0; 64 * 1024];
+    pattern::fill(0, &mut page);
+    page
+}
+
 /// Modules of Dom0's kernel; those they need come along.
 const DOM0_MODULES: [&str; 25] = [
     "virtio_pci",
@@ -316,9 +324,7 @@ fn guest_tree(packages: &Packages, modules: &ModuleSource<'_>, programs: &Progra
     tree.bytes("etc/nginx.conf", 0o644, NGINX_CONF);
     tree.bytes("etc/redis.conf", 0o644, REDIS_CONF);
     tree.bytes("srv/www/index.html", 0o644, INDEX_HTML);
-    let mut page = vec![0; 64 * 1024];
-    pattern::fill(0, &mut page);
-    tree.bytes("srv/www/64k", 0o644, page);
+    tree.bytes("srv/www/64k", 0o644, page_64k());
     tree.copy("lib-modules/xen-netfront.ko", 0o644, &modules.file("xen_netfront")?);
     Ok(tree)
 }

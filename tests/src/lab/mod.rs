@@ -24,6 +24,7 @@ pub mod pattern;
 mod programs;
 mod progress;
 pub mod qemu;
+pub mod sink;
 mod state;
 pub mod wire;
 

@@ -19,7 +19,13 @@ const MAX_LANES: usize = 24;
 pub(super) fn client_name(kind: ClientKind) -> &'static str {
     match kind {
         ClientKind::Redis => "Redis",
+        ClientKind::RedisPipelined => "Redis, pipelined",
         ClientKind::Http => "Web",
+        ClientKind::HttpNew => "Web, connecting",
+        ClientKind::Http64k => "Web, 64 KiB",
+        ClientKind::Echo => "Echo",
+        ClientKind::Upload => "Upload",
+        ClientKind::Download => "Download",
     }
 }
 
@@ -221,6 +227,8 @@ fn latency(svg: &mut Svg, series: &Series, client: &ClientSeries, x: &Scale, (to
 /// Every reply of every connection around the fault: the outage is the hole.
 pub(super) fn lanes(series: &Series) -> Option<String> {
     const LANE: f64 = 20.0;
+    // The longest name of a client.
+    const LEFT: f64 = 116.0;
     const TOP: f64 = 30.0;
     let (from, to) = series.lanes_ms?;
     let fault = series.spans.iter().find(|span| span.phase == Phase::Failure)?.from_ms;

@@ -64,15 +64,20 @@ fn headline(out: &mut String, runs: &[Run]) {
     let held = tested.iter().filter(|(_, verdict)| *verdict == Verdict::Held).count();
     let sum = |value: fn(&Run) -> Option<u64>| tested.iter().filter_map(|(run, _)| value(run)).sum::<u64>();
     let acked = count(sum(|r| r.acked_writes));
+    let resets = sum(|r| Some(r.resets()));
     match &tested[..] {
         [] => out.push_str(
             "<p class=\"claim\">No run was put to the test: there was no fault or no client.</p>\n",
         ),
         [(_, Verdict::Held)] => {
+            let but = match resets {
+                0 => String::new(),
+                n => format!(" but {}, reset with a cause", count(n)),
+            };
             let _ = writeln!(
                 out,
                 "<p class=\"claim\"><span class=\"good\">\u{2713} Held.</span> The guest outlived its host: \
-                 {acked} acknowledged writes, none lost; every TCP connection went on.</p>"
+                 {acked} acknowledged writes, none lost; every TCP connection went on{but}.</p>"
             );
         }
         [(_, Verdict::Broken(faults))] => {
@@ -108,8 +113,19 @@ fn headline(out: &mut String, runs: &[Run]) {
     let (lost, wrong) = (sum(|r| r.lost_acked_writes), sum(|r| r.wrong_values));
     tile("Acknowledged writes lost", &count(lost), zero(lost), &format!("of {acked}"));
     tile("Wrong values", &count(wrong), zero(wrong), "altered, or executed twice");
-    let broken = sum(|r| r.connections_broken);
-    tile("Connections broken", &count(broken), zero(broken), "the same TCP connections go on");
+    let broken = sum(Run::unexplained);
+    let total = sum(|r| r.connections_total);
+    let remark = match (total, resets) {
+        (0, _) => "the same TCP connections go on".into(),
+        (_, 0) => format!("{} of {} went on", count(sum(|r| r.connections_carried)), count(total)),
+        (_, n) => format!(
+            "{} of {} went on, {} reset with a cause",
+            count(sum(|r| r.connections_carried)),
+            count(total),
+            count(n)
+        ),
+    };
+    tile("Connections broken", &count(broken), zero(broken), &remark);
     let times = |value: fn(&Run) -> Option<f64>| {
         let mut known: Vec<f64> = tested.iter().filter_map(|(run, _)| value(run)).collect();
         known.sort_by(f64::total_cmp);
@@ -212,10 +228,10 @@ fn numbers(out: &mut String, runs: &[Run]) {
         out.push_str("</tr></thead>\n<tbody>\n");
         for line in &lines {
             let cells: String = line.cells.iter().map(cell).collect();
-            let _ = writeln!(out, "<tr><th scope=\"row\">{}</th>{cells}</tr>", escape(line.label));
+            let _ = writeln!(out, "<tr><th scope=\"row\">{}</th>{cells}</tr>", escape(&line.label));
         }
     } else {
-        out.extend(lines.iter().map(|line| column(line.label)));
+        out.extend(lines.iter().map(|line| column(&line.label)));
         out.push_str("</tr></thead>\n<tbody>\n");
         for (i, run) in runs.iter().enumerate() {
             let cells: String = lines.iter().map(|line| cell(&line.cells[i])).collect();

@@ -2,16 +2,18 @@
 //!
 //! The JSON is `{"runs": [...]}` with further keys beside; times are milliseconds, sizes bytes. A value that
 //! was not measured is `null`, never zero. `detect_ms` and `downtime_ms` are `null` as well if it never
-//! happened: [`Run::failure`] says whether there was anything to detect, and how long the run watched.
+//! happened: [`Run::failure`] says whether there was anything to detect, and how long the run watched. What only
+//! some runs can measure (from [`Run::added_latency_ms`] to [`Run::replay_fidelity`]) has no key in the others.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::clients::{Broken, Marks, Outcome, Phase, Sample, Timeline, timeline::Percentiles};
+use crate::clients::{Broken, ClientKind, Marks, Outcome, Phase, Sample, Timeline, timeline::Percentiles};
 
 mod charts;
 mod compare;
@@ -19,12 +21,14 @@ mod format;
 mod html;
 mod json;
 mod live;
+mod measures;
 mod series;
 mod svg;
 mod table;
 
 pub use format::utc;
 pub use live::{Live, View};
+pub use measures::{ClientLatency, Fidelity, ReplayTimes};
 pub use series::{ClientSeries, Distribution, Event, Lane, Series, Span};
 pub use table::table;
 
@@ -84,7 +88,7 @@ pub struct Failure {
 /// One run. `None` is: not measured.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Run {
-    /// `remus`, or `xl-remus` for the stock toolstack.
+    /// `remus`, `llm`, or `xl-remus` for the stock toolstack.
     pub mode: String,
     /// The name shown; the mode and the interval unless set.
     pub name: String,
@@ -102,7 +106,7 @@ pub struct Run {
     pub link_bytes: Option<u64>,
     /// How long the guest stood still for a checkpoint.
     pub pause_ms: Option<Quantiles>,
-    /// Latency of the clients while protected.
+    /// Latency of the clients while protected: of the Redis writer and the web client, which every run has.
     pub latency_ms: Option<Quantiles>,
     /// Latency of the same clients before protection.
     pub latency_unprotected_ms: Option<Quantiles>,
@@ -130,6 +134,37 @@ pub struct Run {
     pub notes: Vec<String>,
     /// The course of the run, for the pictures.
     pub series: Option<Series>,
+    /// Latencies of each client, by [`ClientKind::name`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_by_client: Option<BTreeMap<String, ClientLatency>>,
+    /// How much of them is the price of protection: protected less unprotected, percentile by percentile. The
+    /// pauses of the checkpoints show in p99; [`Run::pause_ms`] has them apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added_latency_ms: Option<BTreeMap<String, Quantiles>>,
+    /// Round trip on the link between the hosts, which a reply of mode `llm` waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_rtt_ms: Option<Quantiles>,
+    /// TCP connections that had to go on. Of those made for one request only the ones that the fault found open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_total: Option<u64>,
+    /// Of those, the ones that did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_carried: Option<u64>,
+    /// Connections that the backup reset because it could not carry them on, by its cause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_reset_by_cause: Option<BTreeMap<String, u64>>,
+    /// From the decision to take over until the copy is ready to replay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub take_over_ms: Option<f64>,
+    /// The replay of the log, step by step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_ms: Option<ReplayTimes>,
+    /// From the end of the replay until the guest is in the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub go_live_ms: Option<f64>,
+    /// What the replayed guest sent, beside what the dead one had sent, by the service's port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_fidelity: Option<BTreeMap<u16, Fidelity>>,
 }
 
 /// Whether a run kept the promise.
@@ -164,6 +199,7 @@ impl Run {
         run.lost_acked_writes = sum(|o| o.lost_acked_writes);
         run.wrong_values = sum(|o| o.wrong_values);
         run.connections_broken = sum(|o| o.broken.len() as u64);
+        run.count_connections(&marks, &outcomes);
         let mut samples = Vec::new();
         for mut outcome in outcomes {
             run.broken.append(&mut outcome.broken);
@@ -178,8 +214,10 @@ impl Run {
     /// Fills in the latencies and the course of the run from its clients' replies.
     pub fn latencies(&mut self, marks: Marks, samples: Vec<Sample>) -> Timeline {
         let timeline = Timeline::new(marks, samples);
-        self.latency_ms = quantiles(&timeline.latencies(Phase::Protected, None));
-        self.latency_unprotected_ms = quantiles(&timeline.latencies(Phase::Unprotected, None));
+        let basic = |phase| quantiles(&timeline.latencies_of(phase, ClientKind::is_basic));
+        self.latency_ms = basic(Phase::Protected);
+        self.latency_unprotected_ms = basic(Phase::Unprotected);
+        self.latencies_by_client(&timeline);
         self.series = Some(Series::of(&timeline));
         timeline
     }
@@ -223,7 +261,7 @@ impl Run {
         let counts = [
             (self.lost_acked_writes, "acknowledged writes lost"),
             (self.wrong_values, "wrong values"),
-            (self.connections_broken, "connections broken"),
+            (self.unexplained(), "connections broken"),
         ];
         if self.failure.is_none() || counts.iter().all(|(count, _)| count.is_none()) {
             return Verdict::Untested;

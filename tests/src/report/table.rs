@@ -1,14 +1,17 @@
 //! The table of runs: the same cells for the terminal and the page.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{
-    Quantiles, Report, Run, Verdict,
+    Fidelity, Quantiles, ReplayTimes, Report, Run, Verdict,
     format::{NONE, bytes, count, millis},
 };
+use crate::clients::ClientKind;
 
 /// One line of the table.
 #[derive(Debug, Clone)]
 pub(super) struct Line {
-    pub(super) label: &'static str,
+    pub(super) label: String,
     /// A cell a run.
     pub(super) cells: Vec<Cell>,
 }
@@ -78,11 +81,13 @@ fn verdict(run: &Run) -> Cell {
 /// All lines that have a value in some run.
 pub(super) fn lines(runs: &[Run]) -> Vec<Line> {
     type Show = fn(&Run) -> Cell;
-    let all: [(&'static str, Show); 19] = [
+    let all: [(&str, Show); 26] = [
         ("promise", verdict),
         ("lost acknowledged writes", |r| fault(r.lost_acked_writes)),
         ("wrong values", |r| fault(r.wrong_values)),
-        ("connections broken", |r| fault(r.connections_broken)),
+        ("connections broken", |r| fault(r.unexplained())),
+        ("connections carried on", carried),
+        ("connections reset, with a cause", |r| plain(r.connections_reset_by_cause.as_ref().map(causes))),
         ("acknowledged writes", |r| plain(r.acked_writes.map(count))),
         // Without clients nobody can say whether service came back.
         (
@@ -90,9 +95,14 @@ pub(super) fn lines(runs: &[Run]) -> Vec<Line> {
             |r| if r.acked_writes.is_none() { plain(None) } else { after_failure(r, r.downtime_ms) },
         ),
         ("detection", |r| after_failure(r, r.detect_ms)),
+        ("take-over", |r| plain(r.take_over_ms.map(millis))),
+        ("replay: probe, walk, catch-up", |r| plain(r.replay_ms.map(steps))),
+        ("replay", |r| plain(r.replay_ms.map(|t| millis(t.total)))),
+        ("go-live", |r| plain(r.go_live_ms.map(millis))),
         ("latency unprotected p50 / p99", |r| pair(r.latency_unprotected_ms)),
         ("latency protected p50 / p99", |r| pair(r.latency_ms)),
         ("pause p50 / p99", |r| pair(r.pause_ms)),
+        ("round trip of the link p50 / p99", |r| pair(r.link_rtt_ms)),
         ("interval", |r| plain(r.interval_ms.map(|n| format!("{n} ms")))),
         ("epochs committed", |r| plain(r.epochs_committed.map(count))),
         ("pages sent", |r| plain(r.pages_sent.map(count))),
@@ -103,9 +113,71 @@ pub(super) fn lines(runs: &[Run]) -> Vec<Line> {
         ("all on the link", |r| plain(r.link_bytes.map(|n| bytes(n as f64)))),
         ("fault", |r| plain(r.failure.as_ref().map(|f| f.what.clone()))),
     ];
-    let line = |(label, show): (&'static str, Show)| Line { label, cells: runs.iter().map(show).collect() };
+    let line =
+        |(label, show): (&str, Show)| Line { label: label.into(), cells: runs.iter().map(show).collect() };
     let known = |line: &Line| line.cells.iter().any(|cell| cell.text != NONE);
-    all.into_iter().map(line).filter(known).collect()
+    all.into_iter().map(line).chain(by_client(runs)).chain(by_port(runs)).filter(known).collect()
+}
+
+/// How late each client's replies are, and how much of it is the price.
+fn by_client(runs: &[Run]) -> Vec<Line> {
+    type Show = fn(&Run, &str) -> Option<Quantiles>;
+    let shows: [(&str, Show); 3] = [
+        ("added", |r, client| r.added_latency_ms.as_ref()?.get(client).copied()),
+        ("protected", |r, client| r.latency_by_client.as_ref()?.get(client)?.protected),
+        ("unprotected", |r, client| r.latency_by_client.as_ref()?.get(client)?.unprotected),
+    ];
+    let line = |client: ClientKind, (what, show): (&str, Show)| Line {
+        label: format!("{client}: {what} p50 / p99"),
+        cells: runs.iter().map(|run| pair(show(run, client.name()))).collect(),
+    };
+    ClientKind::ALL.into_iter().flat_map(|client| shows.map(|show| line(client, show))).collect()
+}
+
+/// How faithful the replay was, for each service.
+fn by_port(runs: &[Run]) -> Vec<Line> {
+    let ports: BTreeSet<u16> = runs
+        .iter()
+        .filter_map(|run| run.replay_fidelity.as_ref())
+        .flat_map(BTreeMap::keys)
+        .copied()
+        .collect();
+    let cell = |run: &Run, port| plain(run.replay_fidelity.as_ref().and_then(|f| f.get(&port)).map(fidelity));
+    let line = |port| Line {
+        label: format!("replayed bytes, port {port}"),
+        cells: runs.iter().map(|run| cell(run, port)).collect(),
+    };
+    ports.into_iter().map(line).collect()
+}
+
+fn fidelity(f: &Fidelity) -> String {
+    let [identical, different, unknown] = [f.identical, f.different, f.unknown].map(|n| bytes(n as f64));
+    format!("{identical} identical, {different} different, {unknown} unknown")
+}
+
+/// A connection that is missing here must have a cause.
+fn carried(run: &Run) -> Cell {
+    let (Some(carried), Some(total)) = (run.connections_carried, run.connections_total) else {
+        return plain(None);
+    };
+    let share = carried as f64 / total.max(1) as f64 * 100.0;
+    let tone = match run.unexplained() {
+        Some(0) if carried == total => Tone::Good,
+        Some(0) => Tone::Plain,
+        _ => Tone::Bad,
+    };
+    // Never rounded up to all of them.
+    let share = (share * 10.0).floor() / 10.0;
+    Cell { text: format!("{} of {} ({share} %)", count(carried), count(total)), tone }
+}
+
+fn causes(by_cause: &BTreeMap<String, u64>) -> String {
+    let list: Vec<String> = by_cause.iter().map(|(cause, n)| format!("{} {cause}", count(*n))).collect();
+    if list.is_empty() { "0".into() } else { list.join(", ") }
+}
+
+fn steps(t: ReplayTimes) -> String {
+    [t.probe, t.walk, t.catch_up].map(millis).join(", ")
 }
 
 /// The table for a terminal, with colours if `colour`. More than four runs are shown one a line.
@@ -117,13 +189,13 @@ pub fn table(report: &Report, colour: bool) -> String {
     if report.runs.len() <= 4 {
         grid.push(std::iter::once(head("")).chain(report.runs.iter().map(|r| head(&r.name))).collect());
         for line in &lines {
-            grid.push(std::iter::once(head(line.label)).chain(line.cells.iter().cloned()).collect());
+            grid.push(std::iter::once(head(&line.label)).chain(line.cells.iter().cloned()).collect());
         }
     } else {
         let shown =
             ["promise", "acknowledged writes", "downtime", "detection", "latency protected p50 / p99"];
-        let lines: Vec<&Line> = lines.iter().filter(|line| shown.contains(&line.label)).collect();
-        grid.push(std::iter::once(head("")).chain(lines.iter().map(|line| head(line.label))).collect());
+        let lines: Vec<&Line> = lines.iter().filter(|line| shown.contains(&line.label.as_str())).collect();
+        grid.push(std::iter::once(head("")).chain(lines.iter().map(|line| head(&line.label))).collect());
         for (i, run) in report.runs.iter().enumerate() {
             let cells = lines.iter().map(|line| line.cells[i].clone());
             grid.push(std::iter::once(head(&run.name)).chain(cells).collect());
