@@ -14,6 +14,7 @@ use crate::clients::timeline::Sample;
 use crate::clients::upload::{self, UploadOptions};
 use crate::clients::{ClientError, ClientKind, Outcome, Running, Snapshot};
 use crate::lab::{self, Lab, LabError, Link, guest, pattern, sink};
+use crate::report::Throughput;
 
 /// Port of `llm backup` in the lab.
 pub const PORT: u16 = 7707;
@@ -232,9 +233,7 @@ pub fn protect(lab: &Lab, host: usize, options: &str) -> Result<PrimaryStatus> {
 /// The guest's clients while they run.
 #[derive(Debug)]
 pub struct Clients {
-    /// The plain writer first.
     redis: Vec<RedisClients>,
-    /// The web client with lasting connections first.
     others: Vec<Running>,
 }
 
@@ -313,10 +312,8 @@ impl Clients {
     /// When Redis and the web server last replied, on the clients' clock.
     #[must_use]
     pub fn last_replies(&self) -> (u64, u64) {
-        let last = |kind| {
-            let mine = self.snapshots().into_iter().filter(move |(k, _)| *k == kind);
-            mine.map(|(_, snapshot)| snapshot.last_reply_ns).next().unwrap_or(0)
-        };
+        let all = self.snapshots();
+        let last = |kind| all.iter().find(|one| one.0 == kind).map_or(0, |one| one.1.last_reply_ns);
         (last(ClientKind::Redis), last(ClientKind::Http))
     }
 
@@ -327,7 +324,7 @@ impl Clients {
     /// They do not.
     pub fn wait_for_replies(&self, since_ns: u64, timeout: Duration) -> Result<()> {
         wait("replies of the guest", timeout, || {
-            let ended: Vec<ClientKind> = self.ended();
+            let ended = self.ended();
             let due = |kind: ClientKind| kind.is_basic() || !ended.contains(&kind);
             let late: Vec<(ClientKind, u64)> = self
                 .snapshots()
@@ -389,6 +386,40 @@ impl Clients {
             Ok(outcomes)
         })?
     }
+}
+
+/// Loads the guest with SETs for `time`, then with bodies of 64 KiB for as long. No other clients should run.
+///
+/// # Errors
+/// A client cannot be started, or what it saw was not right.
+pub fn throughput(lab: &Lab, time: Duration) -> Result<Throughput> {
+    let redis = RedisOptions {
+        depth: 32,
+        pace: Duration::ZERO,
+        keys: 4000,
+        read_back_every: 0,
+        increments: false,
+        ..RedisOptions::new(service(guest::REDIS))
+    };
+    let page = Digest::of(&lab::image::page_64k());
+    let http = HttpOptions { pace: Duration::ZERO, ..HttpOptions::new(service(guest::HTTP), "/64k", page) };
+    lab.in_netns(|| {
+        // What comes while they drain counts, and so does its time.
+        let start = Instant::now();
+        let clients = RedisClients::start(&redis)?;
+        std::thread::sleep(time);
+        let stopped = clients.stop()?;
+        let took = start.elapsed();
+        let written = stopped.verify()?;
+        let redis_set_per_s = written.acked_writes as f64 / took.as_secs_f64();
+        let start = Instant::now();
+        let clients = HttpClients::start(&http)?;
+        std::thread::sleep(time);
+        let got = clients.stop()?;
+        let http_64k_bytes_per_s = got.samples.len() as f64 * page.len as f64 / start.elapsed().as_secs_f64();
+        ensure_held(&[written, got])?;
+        Ok(Throughput { redis_set_per_s, http_64k_bytes_per_s })
+    })?
 }
 
 fn service(port: u16) -> SocketAddr {

@@ -1,7 +1,11 @@
 //! The clients against servers that misbehave in every way they must notice.
 
+#[path = "clients/fake_streams.rs"]
+mod fake_streams;
 #[path = "clients/fakes.rs"]
 mod fakes;
+#[path = "clients/streams.rs"]
+mod streams;
 
 use std::{
     io,
@@ -58,25 +62,26 @@ fn causes(outcome: &Outcome) -> Vec<&Cause> {
 
 #[test]
 fn a_faithful_server_is_found_without_fault() {
-    for depth in [1, 16] {
+    for (depth, kind) in [(1, ClientKind::Redis), (16, ClientKind::RedisPipelined)] {
         let options = RedisOptions { depth, ..redis_options(RedisFault::None) };
         let outcome = write(&options, 3000);
         assert!(outcome.acked_writes >= 3000, "depth {depth}");
         assert_eq!((outcome.lost_acked_writes, outcome.wrong_values), (0, 0), "{:?}", outcome.findings);
         assert_eq!((outcome.errors, outcome.broken.len()), (0, 0), "{:?}", outcome.findings);
         assert!(outcome.samples.len() as u64 > outcome.acked_writes, "reads are sampled too");
-        assert!(outcome.samples.iter().all(|s| s.ok && s.kind == ClientKind::Redis));
+        assert!(outcome.samples.iter().all(|s| s.ok && s.kind == kind));
     }
 }
 
 #[test]
 fn one_lost_write_is_found_at_the_end() {
     // Without reading on the way, and without the counter: only the verification can see it.
-    let options =
-        RedisOptions { read_back_every: 0, increments: false, ..redis_options(RedisFault::LoseSet(40)) };
-    let outcome = write(&options, 200);
-    assert_eq!((outcome.lost_acked_writes, outcome.wrong_values), (1, 0), "{:?}", outcome.findings);
-    assert!(outcome.findings[0].contains("found nothing"), "{:?}", outcome.findings);
+    for depth in [1, 16] {
+        let blind = redis_options(RedisFault::LoseSet(40));
+        let outcome = write(&RedisOptions { depth, read_back_every: 0, increments: false, ..blind }, 200);
+        assert_eq!((outcome.lost_acked_writes, outcome.wrong_values), (1, 0), "{:?}", outcome.findings);
+        assert!(outcome.findings[0].contains("found nothing"), "{:?}", outcome.findings);
+    }
 }
 
 #[test]
@@ -94,9 +99,11 @@ fn a_rollback_under_an_unbroken_connection_is_found() {
 
 #[test]
 fn a_damaged_value_and_a_double_execution_are_wrong() {
-    for fault in [RedisFault::Damage(40), RedisFault::DoubleIncrement(40)] {
-        let outcome = write(&redis_options(fault), 300);
-        assert_eq!((outcome.lost_acked_writes, outcome.wrong_values), (0, 1), "{:?}", outcome.findings);
+    for depth in [1, 16] {
+        for fault in [RedisFault::Damage(40), RedisFault::DoubleIncrement(40)] {
+            let outcome = write(&RedisOptions { depth, ..redis_options(fault) }, 300);
+            assert_eq!((outcome.lost_acked_writes, outcome.wrong_values), (0, 1), "{:?}", outcome.findings);
+        }
     }
 }
 

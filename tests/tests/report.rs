@@ -1,10 +1,12 @@
 //! The report: its JSON keys, its honesty about what is missing, and a page that needs nothing else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use llm_tests::{
     clients::{Broken, Cause, ClientKind, Marks, Outcome, Sample},
-    report::{Fact, Report, Run, Verdict, table},
+    report::{
+        ClientLatency, Fact, Fidelity, Quantiles, ReplayTimes, Report, Run, Throughput, Verdict, table,
+    },
 };
 use serde_json::Value;
 
@@ -40,6 +42,7 @@ fn outcome(kind: ClientKind) -> Outcome {
         lost_acked_writes: 0,
         wrong_values: 0,
         renewed: 0,
+        not_opened: 0,
         findings: Vec::new(),
     }
 }
@@ -147,6 +150,156 @@ fn broken_connections_of_the_clients_reach_the_report() {
     assert_eq!(run.downtime_ms, None);
     let html = report(vec![run]).html();
     assert!(html.contains("never again") && html.contains("redis connection 1: no reply for 60000 ms"));
+}
+
+/// A run of mode `llm` with every client and every measure.
+fn full() -> Run {
+    let outcomes = ClientKind::ALL.map(outcome).to_vec();
+    let mut run = Run::measured("llm", 200, MARKS, outcomes)
+        .with_failure("primary host killed", &MARKS)
+        .with_pauses(&[40 * MS]);
+    run.detect_ms = Some(1012.5);
+    run.link_rtt_ms = Some(Quantiles { p50: 0.5, p99: 1.5 });
+    run.take_over_ms = Some(120.0);
+    run.replay_ms = Some(ReplayTimes { probe: 20.0, walk: 250.0, catch_up: 30.0, total: 300.0 });
+    run.go_live_ms = Some(15.0);
+    let fidelity = Fidelity { identical: 2048, different: 0, unknown: 512 };
+    run.throughput = Some(Throughput { redis_set_per_s: 1234.4, http_64k_bytes_per_s: 1_048_576.0 });
+    run.replay_fidelity = Some(BTreeMap::from([(80, fidelity), (6379, Fidelity::default())]));
+    run
+}
+
+/// The same, with one connection reset during the failure.
+fn with_a_reset(cause: Cause) -> Run {
+    let mut outcomes = ClientKind::ALL.map(outcome).to_vec();
+    let echo = outcomes.iter_mut().find(|o| o.kind == ClientKind::Echo).unwrap();
+    echo.samples.retain(|s| s.connection == 0 || s.t_ns < 12_000 * MS);
+    echo.broken.push(Broken { kind: ClientKind::Echo, connection: 1, t_ns: 13_000 * MS, cause });
+    Run::measured("llm", 200, MARKS, outcomes).with_failure("primary host killed", &MARKS)
+}
+
+#[test]
+fn what_only_some_runs_measure_has_no_key_in_the_others() {
+    let json: Value = serde_json::from_str(&report(vec![full(), Run::new("remus", 200)]).json()).unwrap();
+    let [llm, remus] = json["runs"].as_array().unwrap().as_slice() else { panic!() };
+    let extra = [
+        "latency_by_client",
+        "added_latency_ms",
+        "link_rtt_ms",
+        "connections_total",
+        "connections_carried",
+        "take_over_ms",
+        "replay_ms",
+        "go_live_ms",
+        "replay_fidelity",
+        "throughput",
+    ];
+    for key in extra {
+        assert!(llm.get(key).is_some() && remus.get(key).is_none(), "{key}");
+    }
+    assert_eq!(llm["latency_by_client"]["echo"]["protected"]["p99"], 100.0);
+    assert_eq!(llm["added_latency_ms"]["http-64k"], serde_json::json!({"p50": 98.0, "p99": 98.0}));
+    assert_eq!(llm["replay_ms"]["catch_up"], 30.0);
+    assert_eq!(llm["replay_fidelity"]["80"]["unknown"], 512);
+    let names: Vec<&Value> =
+        llm["series"]["clients"].as_array().unwrap().iter().map(|c| &c["client"]).collect();
+    assert_eq!(names, ClientKind::ALL.map(ClientKind::name), "the same names everywhere");
+    // And they read back, those of an older file as well.
+    let read: Report = serde_json::from_str(&report(vec![full()]).json()).unwrap();
+    assert_eq!(
+        (read.runs[0].replay_fidelity.clone(), read.runs[0].replay_ms),
+        (full().replay_fidelity, full().replay_ms)
+    );
+    assert_eq!(read.runs[0].latency_by_client, full().latency_by_client);
+}
+
+#[test]
+fn latency_is_added_percentile_by_percentile_and_needs_both_sides() {
+    let q = |p50, p99| Some(Quantiles { p50, p99 });
+    let both = ClientLatency { protected: q(5.3, 40.0), unprotected: q(2.1, 41.5) };
+    assert_eq!(both.added(), q(3.2, -1.5));
+    assert_eq!(ClientLatency { unprotected: None, ..both }.added(), None);
+    // Bulk and the other clients leave the latency that all runs have alone.
+    let mut slow = outcome(ClientKind::Upload);
+    slow.samples.iter_mut().for_each(|s| s.latency_ns *= 50);
+    let run = Run::measured("llm", 200, MARKS, vec![outcome(ClientKind::Redis), slow]);
+    assert_eq!(run.latency_ms, q(100.0, 100.0));
+    assert_eq!(run.latency_by_client.unwrap()["upload"].protected, q(5000.0, 5000.0));
+}
+
+#[test]
+fn connections_count_once_and_short_ones_only_if_the_fault_found_them_open() {
+    assert_eq!((full().connections_total, full().connections_carried), (Some(14), Some(14)));
+    let mut short = outcome(ClientKind::HttpNew);
+    // One was under way when the host died, one came just before.
+    let first_after = short.samples.iter_mut().find(|s| s.t_ns > 13_000 * MS).unwrap();
+    first_after.latency_ns = 1_600 * MS;
+    let run = Run::measured("llm", 200, MARKS, vec![short.clone()]);
+    assert_eq!((run.connections_total, run.connections_carried), (Some(1), Some(1)));
+    let cause = Cause::Eof;
+    short.broken.push(Broken { kind: ClientKind::HttpNew, connection: 1, t_ns: 13_000 * MS, cause });
+    let run = Run::measured("llm", 200, MARKS, vec![short]);
+    assert_eq!((run.connections_total, run.connections_carried), (Some(2), Some(1)));
+}
+
+#[test]
+fn a_reset_with_a_cause_is_told_and_not_held_against_the_run() {
+    let reset = || Cause::Reset("by peer".into());
+    let by_cause = || BTreeMap::from([("diverged".to_owned(), 1)]);
+    let held = with_a_reset(reset()).with_resets(by_cause());
+    assert_eq!((held.verdict(), held.connections_carried), (Verdict::Held, Some(13)));
+    assert_eq!(held.downtime_ms, Some(1520.0), "of those that went on");
+    let html = report(vec![held.clone()]).html();
+    assert!(html.contains("went on but 1, reset with a cause") && html.contains("13 of 14 went on"));
+    assert!(table(&report(vec![held]), false).contains("1 diverged"));
+    // Without a cause, for another reason, or one more than there are causes.
+    assert!(matches!(with_a_reset(reset()).verdict(), Verdict::Broken(_)));
+    let mut late = with_a_reset(Cause::Timeout { waited_ms: 60_000 }).with_resets(by_cause());
+    assert!(matches!(late.verdict(), Verdict::Broken(_)));
+    late.broken.push(Broken { cause: reset(), ..late.broken[0].clone() });
+    late.connections_broken = Some(2);
+    assert_eq!(late.unexplained(), Some(1));
+}
+
+#[test]
+fn bulk_clients_do_not_set_the_downtime() {
+    let mut slow = outcome(ClientKind::Download);
+    slow.samples.retain(|s| !(11_000 * MS..16_000 * MS).contains(&s.t_ns));
+    let run = Run::measured("llm", 200, MARKS, vec![outcome(ClientKind::Redis), slow]);
+    assert_eq!(run.downtime_ms, Some(1520.0));
+}
+
+#[test]
+fn table_and_page_show_what_was_measured() {
+    let two = report(vec![full(), run()]);
+    let text = table(&two, false);
+    let row = |label: &str| {
+        text.lines().find(|l| l.starts_with(label)).unwrap_or_else(|| panic!("{label}\n{text}"))
+    };
+    for (label, shown) in [
+        ("connections carried on", "14 of 14 (100 %)"),
+        ("take-over", "120 ms"),
+        ("replay: probe, walk, catch-up", "20.0 ms, 250 ms, 30.0 ms"),
+        ("go-live", "15.0 ms"),
+        ("round trip of the link p50 / p99", "0.50 ms / 1.50 ms"),
+        ("SET a second, protected", "1234"),
+        ("64 KiB bodies a second, protected", "1.0 MiB/s"),
+        ("echo: added p50 / p99", "98.0 ms / 98.0 ms"),
+        ("http-new: protected p50 / p99", "100 ms / 100 ms"),
+        ("replayed bytes, port 80", "2.0 KiB identical, 0 B different, 512 B unknown"),
+    ] {
+        assert!(row(label).contains(shown), "{label}\n{text}");
+    }
+    assert!(!table(&report(vec![run()]), false).contains("go-live"));
+    let html = two.html();
+    assert_well_formed(&html);
+    assert!(html.contains("14 of 14 (100 %)") && html.contains("Web, connecting: latency"));
+    let style = &html[..html.find("</style>").unwrap()];
+    for kind in ClientKind::ALL {
+        assert!(style.contains(&format!(".{kind} {{ --kind: var(--{kind}); }}")), "{kind}");
+        // Light and dark.
+        assert_eq!(style.matches(&format!("--{kind}: #")).count(), 2, "{kind}");
+    }
 }
 
 /// Walks the tags: every one closed, in order.

@@ -31,6 +31,15 @@ pub struct Fidelity {
     pub unknown: u64,
 }
 
+/// What closed-loop clients without a pause get out of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Throughput {
+    /// Redis SETs a second, pipelined.
+    pub redis_set_per_s: f64,
+    /// Bytes of 64 KiB web bodies a second.
+    pub http_64k_bytes_per_s: f64,
+}
+
 /// A client's latencies in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct ClientLatency {

@@ -3,7 +3,7 @@
 //! The JSON is `{"runs": [...]}` with further keys beside; times are milliseconds, sizes bytes. A value that
 //! was not measured is `null`, never zero. `detect_ms` and `downtime_ms` are `null` as well if it never
 //! happened: [`Run::failure`] says whether there was anything to detect, and how long the run watched. What only
-//! some runs can measure (from [`Run::added_latency_ms`] to [`Run::replay_fidelity`]) has no key in the others.
+//! some runs can measure (from [`Run::latency_by_client`] to [`Run::throughput_unprotected`]) has no key in the others.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +28,7 @@ mod table;
 
 pub use format::utc;
 pub use live::{Live, View};
-pub use measures::{ClientLatency, Fidelity, ReplayTimes};
+pub use measures::{ClientLatency, Fidelity, ReplayTimes, Throughput};
 pub use series::{ClientSeries, Distribution, Event, Lane, Series, Span};
 pub use table::table;
 
@@ -165,6 +165,12 @@ pub struct Run {
     /// What the replayed guest sent, beside what the dead one had sent, by the service's port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay_fidelity: Option<BTreeMap<u16, Fidelity>>,
+    /// Throughput while protected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throughput: Option<Throughput>,
+    /// The same before protection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throughput_unprotected: Option<Throughput>,
 }
 
 /// Whether a run kept the promise.

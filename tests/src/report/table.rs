@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Fidelity, Quantiles, ReplayTimes, Report, Run, Verdict,
+    Fidelity, Quantiles, ReplayTimes, Report, Run, Throughput, Verdict,
     format::{NONE, bytes, count, millis},
 };
 use crate::clients::ClientKind;
@@ -81,7 +81,7 @@ fn verdict(run: &Run) -> Cell {
 /// All lines that have a value in some run.
 pub(super) fn lines(runs: &[Run]) -> Vec<Line> {
     type Show = fn(&Run) -> Cell;
-    let all: [(&str, Show); 26] = [
+    let all: [(&str, Show); 30] = [
         ("promise", verdict),
         ("lost acknowledged writes", |r| fault(r.lost_acked_writes)),
         ("wrong values", |r| fault(r.wrong_values)),
@@ -103,6 +103,10 @@ pub(super) fn lines(runs: &[Run]) -> Vec<Line> {
         ("latency protected p50 / p99", |r| pair(r.latency_ms)),
         ("pause p50 / p99", |r| pair(r.pause_ms)),
         ("round trip of the link p50 / p99", |r| pair(r.link_rtt_ms)),
+        ("SET a second, unprotected", |r| plain(r.throughput_unprotected.map(sets))),
+        ("SET a second, protected", |r| plain(r.throughput.map(sets))),
+        ("64 KiB bodies a second, unprotected", |r| plain(r.throughput_unprotected.map(bodies))),
+        ("64 KiB bodies a second, protected", |r| plain(r.throughput.map(bodies))),
         ("interval", |r| plain(r.interval_ms.map(|n| format!("{n} ms")))),
         ("epochs committed", |r| plain(r.epochs_committed.map(count))),
         ("pages sent", |r| plain(r.pages_sent.map(count))),
@@ -174,6 +178,14 @@ fn carried(run: &Run) -> Cell {
 fn causes(by_cause: &BTreeMap<String, u64>) -> String {
     let list: Vec<String> = by_cause.iter().map(|(cause, n)| format!("{} {cause}", count(*n))).collect();
     if list.is_empty() { "0".into() } else { list.join(", ") }
+}
+
+fn sets(t: Throughput) -> String {
+    count(t.redis_set_per_s.round() as u64)
+}
+
+fn bodies(t: Throughput) -> String {
+    format!("{}/s", bytes(t.http_64k_bytes_per_s))
 }
 
 fn steps(t: ReplayTimes) -> String {

@@ -64,7 +64,7 @@ pub(super) enum HttpFault {
     Dribble,
 }
 
-fn serve(each: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
+pub(super) fn serve(each: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -77,12 +77,12 @@ fn serve(each: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
     addr
 }
 
-fn reset(stream: &TcpStream) {
+pub(super) fn reset(stream: &TcpStream) {
     set_socket_linger(stream, Some(Duration::ZERO)).unwrap();
 }
 
 /// Waits for the peer to give up.
-fn stall(mut stream: TcpStream) {
+pub(super) fn stall(mut stream: TcpStream) {
     let mut sink = [0; 4096];
     while stream.read(&mut sink).is_ok_and(|n| n > 0) {}
 }
