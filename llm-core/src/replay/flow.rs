@@ -40,8 +40,9 @@ pub(super) enum State {
     /// In a log, its SYN yet to come.
     Coming,
     Open,
-    /// Given up; whether the peer still has to be told.
+    /// Given up, and the peer still has to be told; then told, once or more.
     Reset(Cause),
+    Told(Cause),
     /// Ended by one of its own sides.
     Over,
 }
@@ -57,14 +58,25 @@ pub(super) struct Flow {
     pub(super) guest_ack: Option<u32>,
     /// The guest's timestamp clock, as it counts itself.
     pub(super) guest_timestamp: Option<u32>,
+    /// The guest was given a reset of the peer's: whatever it answers is no refusal.
+    pub(super) peer_left: bool,
+    /// Behind the guest's FIN.
+    pub(super) fin: Option<u32>,
     /// Behind the last released byte; the newest released timestamp and acknowledgement.
     pub(super) released: Option<u32>,
     pub(super) released_timestamp: Option<u32>,
     pub(super) released_ack: Option<u32>,
     /// What the peer has acknowledged, in the whole log.
     pub(super) peer_ack: Option<u32>,
-    /// As of the place in the log that the walk has reached.
+    /// What it has acknowledged up to where the walk is, and what of it the guest was told.
+    pub(super) walked_ack: Option<u32>,
+    pub(super) told_ack: Option<u32>,
+    /// What the peer had acknowledged of what the guest had sent at the checkpoint: anything else would be refused by a
+    /// connection that is about to be opened.
+    pub(super) probe_ack: Option<u32>,
+    /// As of the place in the log that the walk has reached, and the numbers that came with it.
     pub(super) window: u16,
+    window_from: Option<(u32, u32)>,
     pub(super) peer_timestamp: Option<u32>,
     /// Behind the last byte of the peer's that was given to the guest.
     pub(super) peer_next: Option<u32>,
@@ -104,11 +116,17 @@ impl Flow {
             sent: None,
             guest_ack: None,
             guest_timestamp: None,
+            peer_left: false,
+            fin: None,
             released: None,
             released_timestamp: None,
             released_ack: None,
             peer_ack: None,
+            walked_ack: None,
+            told_ack: None,
+            probe_ack: None,
             window: 0,
+            window_from: None,
             peer_timestamp: None,
             peer_next: None,
             given: Deque::new(),
@@ -138,6 +156,8 @@ impl Flow {
             released_ack: base.guest_ack,
             guest_timestamp: base.guest_timestamp,
             peer_ack: base.peer_ack,
+            probe_ack: base.sent.map(|sent| base.peer_ack.map_or(sent, |ack| earlier(ack, sent))),
+            fin: base.guest_fin,
             window: base.window,
             peer_timestamp: base.peer_timestamp,
             peer_next: base.guest_ack,
@@ -150,6 +170,44 @@ impl Flow {
     /// Whether the walk has to do with it.
     pub(super) fn is_live(&self) -> bool {
         matches!(self.state, State::Probing | State::Open)
+    }
+
+    /// Whether the guest is still given what its peer sent: also when the peer is to be reset for a reply that has
+    /// changed, since others may have seen the effects.
+    pub(super) fn is_walked(&self) -> bool {
+        self.is_live() || self.state == State::Reset(Cause::Diverged)
+    }
+
+    /// The peer's window, unless the segment is older than the one that told it last (RFC 9293, 3.10.7.4). True if it
+    /// has changed.
+    pub(super) fn tell_window(&mut self, segment: &Segment) -> bool {
+        let old = self.window_from.is_some_and(|(seq, ack)| {
+            after(ack, segment.ack)
+                || ack == segment.ack
+                    && (after(seq, segment.seq) || seq == segment.seq && self.window > segment.window)
+        });
+        if old {
+            return false;
+        }
+        self.window_from = Some((segment.seq, segment.ack));
+        core::mem::replace(&mut self.window, segment.window) != segment.window
+    }
+
+    /// Whether it was given up.
+    pub(super) const fn is_given_up(&self) -> bool {
+        matches!(self.state, State::Reset(_) | State::Told(_))
+    }
+
+    /// The peer goes on with a connection that was given up: it is to be told again, at the number that it waits for.
+    pub(super) fn peer_wants(&mut self, segment: &Segment) {
+        if let State::Told(cause) = self.state
+            && !segment.has(flags::RST)
+        {
+            self.state = State::Reset(cause);
+            if segment.has(flags::ACK) {
+                self.peer_ack = Some(segment.ack.wrapping_sub(self.carry.seq));
+            }
+        }
     }
 
     /// Takes in what was released behind the checkpoint.
@@ -168,6 +226,8 @@ impl Flow {
             self.noted = Some(end);
             self.compared = Some(end);
             self.released = Some(end);
+            // What the peer acknowledged of the connection before is of no use.
+            self.peer_ack = None;
             self.released_timestamp = None;
             self.released_ack = None;
         }
@@ -198,11 +258,20 @@ impl Flow {
         self.state = State::Open;
         self.syn = lsn;
         self.opened = Some(behind_syn);
+        if self.opening(lsn).is_none() {
+            // What is known to be acknowledged is of the connection before.
+            self.peer_ack = None;
+        }
         self.peer_next = None;
+        self.window_from = None;
+        self.walked_ack = None;
+        self.told_ack = None;
         self.translation = Translation::default();
         self.sent = None;
         self.guest_ack = None;
         self.guest_timestamp = None;
+        self.peer_left = false;
+        self.fin = None;
         self.peer_timestamp = None;
         self.given.clear();
         self.comparing = RangeDigest::EMPTY;
@@ -234,6 +303,9 @@ impl Flow {
         let end = seq.wrapping_add(segment.seq_len());
         let mut got_on = self.sent.is_none_or(|sent| after(end, sent));
         newer(&mut self.sent, end);
+        if segment.has(flags::FIN) {
+            self.fin = Some(end);
+        }
         if segment.has(flags::ACK) {
             got_on |= self.guest_ack.is_none_or(|ack| after(segment.ack, ack));
             newer(&mut self.guest_ack, segment.ack);
@@ -306,6 +378,15 @@ impl Flow {
         }
     }
 
+    /// Whether the guest has ended it and its peer knows, or the peer has reset it.
+    pub(super) fn has_ended(&self) -> bool {
+        self.peer_left
+            || [self.peer_ack, self.walked_ack]
+                .iter()
+                .flatten()
+                .any(|ack| self.fin.is_some_and(|fin| at_least(*ack, fin)))
+    }
+
     /// What the guest can be told to be acknowledged.
     pub(super) fn ack_for_guest(&self) -> Option<u32> {
         Some(earlier(self.sent?, self.peer_ack?))
@@ -314,6 +395,12 @@ impl Flow {
     /// As [`Self::ack_for_guest`], as the guest counts.
     pub(super) fn to_guest(&self, number: u32) -> u32 {
         number.wrapping_sub(self.translation.seq)
+    }
+
+    /// Whether this SYN of the guest's, once it is live, is the one that the peer has seen, sent again.
+    pub(super) fn is_opened_by(&self, segment: &Segment) -> bool {
+        let seen = segment.seq_end().wrapping_add(self.translation.seq).wrapping_sub(self.carry.seq);
+        self.released == Some(seen)
     }
 
     /// Everything a client has seen of it has come again.

@@ -29,7 +29,7 @@ impl<const N: usize> Replay<N> {
     pub(super) fn go_live(&mut self, now: Instant) {
         self.report.catching_up = self.enter(Phase::Live, now);
         self.flows.retain(|_, flow| match flow.state {
-            State::Reset(_) => true,
+            State::Reset(_) | State::Told(_) => true,
             State::Coming | State::Over => false,
             State::Probing | State::Open => true,
         });
@@ -45,22 +45,44 @@ impl<const N: usize> Replay<N> {
     }
 
     /// A reset for the peer of each connection that was given up.
-    pub(super) fn tell_of_resets(&mut self, buf: &mut [u8]) -> Option<Action> {
+    pub(super) fn tell_of_resets(&mut self, buf: &mut [u8], now: Instant) -> Option<Action> {
         loop {
-            let (key, flow) = self.flows.iter().find(|(_, flow)| matches!(flow.state, State::Reset(_)))?;
-            let key = *key;
+            let (key, flow) =
+                self.flows.iter_mut().find(|(_, flow)| matches!(flow.state, State::Reset(_)))?;
+            if let State::Reset(cause) = flow.state {
+                flow.state = State::Told(cause);
+            }
+            // The reset may be lost: whoever goes on is told again.
+            flow.forget_at = Some(now + LINGER);
             // The next number that the peer waits for: nothing else would count.
             let seq = flow.peer_ack.or(flow.released).map(|seq| seq.wrapping_add(flow.carry.seq));
             let made = seq.and_then(|seq| {
                 let ack = flow.released_ack.or(flow.peer_next).unwrap_or(0);
                 let says = Says { seq, ack, flags: flags::RST | flags::ACK, ..Says::default() };
-                build::segment(buf, &flow.link, &key, Direction::FromGuest, &says)
+                build::segment(buf, &flow.link, key, Direction::FromGuest, &says)
             });
-            self.flows.swap_remove(&key);
             if let Some(len) = made {
                 return Some(Action::ToPeers(len));
             }
         }
+    }
+
+    /// What becomes of a segment of the guest's on a connection that was given up: the guest is told.
+    pub(super) fn refuse(&mut self, packet: &Packet, answer: &mut [u8]) -> Option<Verdict> {
+        let key = packet.key(Direction::FromGuest);
+        let segment = packet.segment()?;
+        let flow = self.flows.get(&key).filter(|flow| flow.is_given_up())?;
+        if segment.has(flags::SYN) {
+            // Another connection between the same ports; or else it is refused with what follows.
+            self.flows.swap_remove(&key);
+            return None;
+        }
+        if segment.has(flags::RST) {
+            return Some(Verdict::Drop);
+        }
+        let says = Says { seq: segment.ack, flags: flags::RST, ..Says::default() };
+        let len = build::segment(answer, &flow.link, &key, Direction::ToGuest, &says);
+        Some(len.map_or(Verdict::Drop, Verdict::Answer))
     }
 
     /// A packet for the guest has come from the network, virtio-net header in front. Until the guest is live it is
@@ -76,6 +98,10 @@ impl<const N: usize> Replay<N> {
             let key = parsed.key(Direction::ToGuest);
             // A SYN alone changes nothing: anybody could send it.
             if let Some(flow) = self.flows.get_mut(&key) {
+                if flow.is_given_up() && !segment.has(flags::SYN) {
+                    flow.peer_wants(segment);
+                    return Verdict::Drop;
+                }
                 flow.translation.incoming(frame, &parsed, is_checksum_partial(header));
                 ends(flow, segment, false, now);
             }
@@ -86,7 +112,8 @@ impl<const N: usize> Replay<N> {
     /// Makes a packet of the guest's fit for its peer.
     pub(super) fn outgoing(&mut self, frame: &mut [u8], packet: &Packet, partial: bool, now: Instant) {
         let key: FlowKey = packet.key(Direction::FromGuest);
-        if packet.segment().is_some_and(|segment| segment.has(flags::SYN)) {
+        let opens = |segment: &Segment, flow: &Flow| segment.has(flags::SYN) && !flow.is_opened_by(segment);
+        if self.flows.get(&key).zip(packet.segment()).is_some_and(|(flow, segment)| opens(segment, flow)) {
             // The guest opens a new connection between the same ports: nobody has seen another number of it.
             self.flows.swap_remove(&key);
         }

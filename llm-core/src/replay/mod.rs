@@ -256,13 +256,13 @@ impl<const N: usize> Replay<N> {
             self.report.probing = self.enter(Phase::Walking, now);
         }
         if self.phase == Phase::Live {
-            return self.tell_of_resets(buf);
+            return self.tell_of_resets(buf, now);
         }
         if let Some(len) = self.acknowledge(buf).or_else(|| self.resend(log, buf, now)) {
             return Some(Action::ToGuest(len));
         }
         if self.phase == Phase::Walking
-            && let Some(len) = self.walk(log, buf, now)
+            && let Some(len) = self.walk(log, buf, now).or_else(|| self.acknowledge(buf))
         {
             return Some(Action::ToGuest(len));
         }
@@ -291,6 +291,9 @@ impl<const N: usize> Replay<N> {
         let Some((header, frame)) = packet.split_at_mut_checked(VNET_HEADER) else { return Verdict::Drop };
         let Some(parsed) = Packet::parse(frame) else { return Verdict::Drop };
         if self.phase == Phase::Live {
+            if let Some(verdict) = self.refuse(&parsed, answer) {
+                return verdict;
+            }
             self.outgoing(frame, &parsed, is_checksum_partial(header), now);
             return Verdict::Forward;
         }
@@ -342,10 +345,7 @@ impl<const N: usize> Replay<N> {
         let Some(flow) = self.flow(&key) else { return };
         flow.link = link;
         flow.logged = true;
-        if segment.has(flags::SYN) {
-            // A new opening: what the one before acknowledged is of no use.
-            flow.peer_ack = None;
-        } else if segment.has(flags::ACK) {
+        if segment.has(flags::ACK) && !segment.has(flags::SYN) {
             seq::newer(&mut flow.peer_ack, segment.ack);
         }
     }
@@ -383,7 +383,7 @@ impl<const N: usize> Replay<N> {
         })?;
         flow.probed = Some(now);
         let timestamps = flow.peer_timestamp.map(|value| (value, flow.guest_timestamp.unwrap_or(0)));
-        let ack = flow.peer_ack.or(flow.sent).unwrap_or(0);
+        let ack = flow.probe_ack.unwrap_or(0);
         let says: Says = build::probe(flow.peer_next.unwrap_or(0), ack, flow.window, timestamps);
         build::segment(buf, &flow.link, key, Direction::ToGuest, &says)
     }
@@ -392,14 +392,18 @@ impl<const N: usize> Replay<N> {
     fn replayed(&mut self, frame: &[u8], packet: &Packet, now: Instant) {
         let key = packet.key(Direction::FromGuest);
         let (Some(segment), Some(flow)) = (packet.segment(), self.flows.get_mut(&key)) else { return };
-        if !flow.is_live() {
+        if !flow.is_walked() {
             return;
         }
         if segment.has(flags::RST) {
-            if flow.logged {
+            if flow.opened.is_some_and(|syn| flow.sent.is_none() && segment.ack != syn) {
+                // Not the answer to the SYN: of the connection before this one.
+                return;
+            }
+            if flow.logged && flow.state != State::Probing && !flow.has_ended() {
                 self.give_up(&key, Cause::Refused);
             } else {
-                // It had ended before the checkpoint, or just then.
+                // It had ended before the checkpoint, or just then; what is in the log of it came late.
                 flow.state = State::Over;
             }
             return;
@@ -409,7 +413,9 @@ impl<const N: usize> Replay<N> {
             let seen = flow.opening(flow.syn);
             flow.translation.seq = seen.map_or(0, |seen| seen.wrapping_sub(segment.seq));
         }
-        flow.state = State::Open;
+        if flow.is_live() {
+            flow.state = State::Open;
+        }
         let payload = frame.get(segment.payload_range()).unwrap_or_default();
         let (config, report, events) = (&self.config, &mut self.report, &mut self.events);
         let mut diverged = false;

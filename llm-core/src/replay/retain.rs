@@ -34,10 +34,17 @@ pub struct Base {
     /// What is translated already, from an earlier take-over.
     pub carry: Translation,
     /// Behind the FIN of either side.
-    guest_fin: Option<u32>,
+    pub(super) guest_fin: Option<u32>,
     peer_fin: Option<u32>,
     over: bool,
+    /// Checkpoints since then.
+    over_for: u8,
+    /// The note of the guest's SYN: inputs before it are of another connection between the same ports.
+    since: u64,
 }
+
+/// Checkpoints for which a connection that is over is remembered: then all its records are older than the margin.
+const OVER_CUTS: u8 = 2;
 
 /// The rule, and what it knows. `N` connections, a power of two.
 #[derive(Debug)]
@@ -69,7 +76,7 @@ impl<const N: usize> Retention<N> {
                 if let Ok(note) = Note::parse(record.entry.packet)
                     && note.mark() < cut.limit()
                 {
-                    self.note(&note);
+                    self.note(record.lsn, &note);
                 }
             }
             RecordKind::Input if record.lsn < lsn => self.input(record),
@@ -93,7 +100,11 @@ impl<const N: usize> Retention<N> {
             self.cuts.pop_front();
         }
         let _ = self.cuts.push_back(lsn);
-        self.flows.retain(|_, base| !base.over);
+        self.flows.retain(|_, base| {
+            base.over_for += u8::from(base.over && !again);
+            // What it has done is proven by its own acknowledgements as long as there are records of it.
+            base.over_for <= OVER_CUTS
+        });
     }
 
     /// Whether the record must stay in the log.
@@ -148,7 +159,7 @@ impl<const N: usize> Retention<N> {
         self.flows.get_mut(key)
     }
 
-    fn note(&mut self, note: &Note) {
+    fn note(&mut self, lsn: u64, note: &Note) {
         if !note.key().is_tcp() {
             return;
         }
@@ -158,6 +169,7 @@ impl<const N: usize> Retention<N> {
                 link: base.link,
                 peer_timestamp: base.peer_timestamp,
                 window: base.window,
+                since: lsn,
                 ..Base::default()
             };
         }
@@ -183,7 +195,11 @@ impl<const N: usize> Retention<N> {
         // Made by the guest's answer only: whoever floods with SYNs fills no table.
         let Some(base) = self.flows.get_mut(&key) else { return };
         base.link = link;
-        base.over |= segment.has(flags::RST);
+        if record.lsn < base.since {
+            return;
+        }
+        // At another number it is a late one, and ends nothing.
+        base.over |= segment.has(flags::RST) && base.guest_ack == Some(segment.seq);
         base.window = segment.window;
         if segment.has(flags::ACK) {
             newer(&mut base.peer_ack, segment.ack);
@@ -199,6 +215,12 @@ impl<const N: usize> Retention<N> {
 }
 
 impl Base {
+    /// Both sides have ended it, or one has reset it. The checkpoint may hold it all the same.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.over
+    }
+
     /// Over once both sides have ended it and know so.
     fn close(&mut self) {
         let acked =

@@ -19,6 +19,8 @@ enum Step {
     Done,
     /// So many bytes of the buffer are for the guest; then the next one.
     Give(usize),
+    /// So many bytes of the buffer are for the guest; then this one again.
+    First(usize),
     /// It has to wait for that connection.
     Wait(FlowKey),
 }
@@ -35,6 +37,10 @@ impl<const N: usize> Replay<N> {
                 Step::Done => {}
                 Step::Give(len) => {
                     self.pass();
+                    self.report.fed += 1;
+                    return Some(len);
+                }
+                Step::First(len) => {
                     self.report.fed += 1;
                     return Some(len);
                 }
@@ -88,7 +94,7 @@ impl<const N: usize> Replay<N> {
     fn barrier(&self, record: &Record<'_>) -> Step {
         let Ok(note) = Note::parse(record.entry.packet) else { return Step::Done };
         let Some(flow) = self.flows.get(note.key()) else { return Step::Done };
-        let waits = flow.is_live() && !flow.lagging && !self.config.faults.no_pacing;
+        let waits = flow.is_walked() && !flow.lagging && !self.config.faults.no_pacing;
         // What takes no numbers does not come again in the same way.
         if !waits || note.seq_end() == note.seq() || note.has(flags::RST) {
             return Step::Done;
@@ -112,15 +118,29 @@ impl<const N: usize> Replay<N> {
         let (Some(segment), Some(flow)) = (packet.segment(), self.flows.get_mut(&key)) else {
             return Step::Done;
         };
-        let opens = segment.has(flags::SYN) && !segment.has(flags::ACK);
-        // The same SYN may come twice, and late.
-        if opens && flow.opened != Some(segment.seq_end()) {
+        if segment.has(flags::SYN) && !segment.has(flags::ACK) {
+            // The same SYN may come twice, and late. One that the guest did not answer, busy with the connection before,
+            // comes again by itself.
+            let unanswered = flow.state == State::Open && flow.opening(record.lsn).is_none();
+            if flow.opened == Some(segment.seq_end()) || unanswered {
+                return Step::Done;
+            }
+            if let Some(len) = part(flow, &key, buf) {
+                return Step::First(len);
+            }
             flow.open(record.lsn, segment.seq_end());
             flow.progress = now;
-        } else if !flow.is_live() {
+        } else if !flow.is_walked() {
             return Step::Done;
         }
-        flow.window = segment.window;
+        if flow.tell_window(segment) && flow.ack_for_guest().is_some() && !flow.ack_due {
+            // It may be what the guest waits for.
+            flow.ack_due = true;
+            let _ = self.due.push_back(key);
+        }
+        if segment.has(flags::ACK) {
+            newer(&mut flow.walked_ack, segment.ack);
+        }
         if flow.guest_ack.is_some_and(|ack| at_least(ack, segment.seq_end())) && !segment.has(flags::RST) {
             return Step::Done;
         }
@@ -146,10 +166,14 @@ impl<const N: usize> Replay<N> {
         if let Some(timestamp) = segment.timestamp {
             newer(&mut flow.peer_timestamp, timestamp.value);
         }
-        newer(&mut flow.peer_next, segment.seq_end());
         if segment.has(flags::RST) {
-            flow.state = State::Over;
+            flow.peer_left = true;
+            // A late one, of the connection before this one, ends nothing.
+            if [flow.guest_ack, flow.peer_next].contains(&Some(segment.seq)) {
+                flow.state = State::Over;
+            }
         } else {
+            newer(&mut flow.peer_next, segment.seq_end());
             let _ = flow.given.push_back(Given { lsn: record.lsn, end: segment.seq_end(), at: now });
         }
         let pacing = !self.config.faults.no_pacing;
@@ -161,10 +185,11 @@ impl<const N: usize> Replay<N> {
         while let Some(key) = self.due.pop_front() {
             let Some(flow) = self.flows.get_mut(&key) else { continue };
             flow.ack_due = false;
-            if flow.state != State::Open {
+            if !flow.is_walked() || flow.state == State::Probing {
                 continue;
             }
             let (Some(ack), Some(seq)) = (flow.ack_for_guest(), flow.peer_next) else { continue };
+            newer(&mut flow.told_ack, ack);
             let timestamps = flow.peer_timestamp.map(|value| (value, flow.guest_timestamp.unwrap_or(0)));
             let says =
                 Says { seq, ack: flow.to_guest(ack), flags: flags::ACK, window: flow.window, timestamps };
@@ -182,9 +207,8 @@ impl<const N: usize> Replay<N> {
             return None;
         }
         let patience = self.config.resend;
-        let overdue = |flow: &Flow| {
-            flow.state == State::Open && flow.given.front().is_some_and(|g| now.since(g.at) >= patience)
-        };
+        let overdue =
+            |flow: &Flow| flow.is_walked() && flow.given.front().is_some_and(|g| now.since(g.at) >= patience);
         for flow in self.flows.values_mut().filter(|flow| overdue(flow)) {
             let Some(given) = flow.given.front_mut() else { continue };
             given.at = now;
@@ -202,6 +226,19 @@ impl<const N: usize> Replay<N> {
     }
 }
 
+/// The last acknowledgement of a connection whose ports are used again: without it the guest, which waits for it, refuses
+/// the new one.
+fn part(flow: &mut Flow, key: &FlowKey, buf: &mut [u8]) -> Option<usize> {
+    let (ack, seq) = (earlier(flow.walked_ack?, flow.sent?), flow.peer_next?);
+    if flow.state != State::Open || flow.told_ack.is_some_and(|told| at_least(told, ack)) {
+        return None;
+    }
+    newer(&mut flow.told_ack, ack);
+    let timestamps = flow.peer_timestamp.map(|value| (value, flow.guest_timestamp.unwrap_or(0)));
+    let says = Says { seq, ack: flow.to_guest(ack), flags: flags::ACK, window: flow.window, timestamps };
+    build::segment(buf, &flow.link, key, Direction::ToGuest, &says)
+}
+
 /// The beginning of a TLS handshake whose answer a client has seen.
 fn is_handshake(flow: &Flow, segment: &Segment, frame: &[u8]) -> bool {
     let first = flow.syn != 0
@@ -215,7 +252,7 @@ fn is_handshake(flow: &Flow, segment: &Segment, frame: &[u8]) -> bool {
 
 /// Writes a logged segment as the guest can take it now.
 fn give(
-    flow: &Flow,
+    flow: &mut Flow,
     record: &Record<'_>,
     packet: &Packet,
     segment: &Segment,
@@ -229,6 +266,9 @@ fn give(
         Some(sent) if pacing => earlier(acked, sent),
         _ => segment.ack,
     };
+    if segment.has(flags::ACK) {
+        newer(&mut flow.told_ack, ack);
+    }
     let timestamps = flow.peer_timestamp.map(|value| (value, flow.guest_timestamp.unwrap_or(0)));
     readdress(frame, packet, flow.to_guest(ack), timestamps, is_checksum_partial(header));
     Some(len)
