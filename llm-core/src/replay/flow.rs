@@ -104,6 +104,8 @@ pub(super) struct Flow {
     pub(super) shifted: bool,
     pub(super) fins: (bool, bool),
     pub(super) forget_at: Option<Instant>,
+    /// How often the peer was told that it was given up.
+    pub(super) told: u8,
 }
 
 impl Flow {
@@ -145,6 +147,7 @@ impl Flow {
             shifted: false,
             fins: (false, false),
             forget_at: None,
+            told: 0,
         }
     }
 
@@ -206,6 +209,7 @@ impl Flow {
             self.state = State::Reset(cause);
             if segment.has(flags::ACK) {
                 self.peer_ack = Some(segment.ack.wrapping_sub(self.carry.seq));
+                self.released = self.peer_ack;
             }
         }
     }

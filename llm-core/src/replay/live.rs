@@ -10,6 +10,10 @@ use crate::time::{Duration, Instant};
 /// How long a connection that both sides have ended is still translated.
 const LINGER: Duration = Duration::from_secs(60);
 
+/// A reset is sent so often, and again after so long.
+const TELLS: u8 = 5;
+const TELL_AGAIN: Duration = Duration::from_secs(1);
+
 impl<const N: usize> Replay<N> {
     /// Whether every client's connection is where its client knows it to be, or given up.
     pub(super) fn is_caught_up(&mut self, now: Instant) -> bool {
@@ -23,7 +27,12 @@ impl<const N: usize> Replay<N> {
         }) {
             self.give_up(&key, cause);
         }
-        self.flows.values().all(|flow| cause(flow).is_none())
+        // What others may have seen the effects of is done, although its own client is reset.
+        let works = |flow: &Flow| {
+            let waits = flow.is_walked() && !flow.has_taken_all();
+            waits && !late && now.since(flow.progress.max(began)) < patience
+        };
+        self.flows.values().all(|flow| cause(flow).is_none() && !works(flow))
     }
 
     pub(super) fn go_live(&mut self, now: Instant) {
@@ -47,15 +56,22 @@ impl<const N: usize> Replay<N> {
     /// A reset for the peer of each connection that was given up.
     pub(super) fn tell_of_resets(&mut self, buf: &mut [u8], now: Instant) -> Option<Action> {
         loop {
-            let (key, flow) =
-                self.flows.iter_mut().find(|(_, flow)| matches!(flow.state, State::Reset(_)))?;
-            if let State::Reset(cause) = flow.state {
+            let (key, flow) = self.flows.iter_mut().find(|(_, flow)| match flow.state {
+                State::Reset(_) => true,
+                State::Told(_) => flow.told < TELLS && now.since(flow.progress) >= TELL_AGAIN,
+                _ => false,
+            })?;
+            if let State::Reset(cause) | State::Told(cause) = flow.state {
                 flow.state = State::Told(cause);
             }
-            // The reset may be lost: whoever goes on is told again.
+            // The reset may be lost, and its peer may wait and say nothing.
+            (flow.told, flow.progress) = (flow.told.saturating_add(1), now);
             flow.forget_at = Some(now + LINGER);
-            // The next number that the peer waits for: nothing else would count.
-            let seq = flow.peer_ack.or(flow.released).map(|seq| seq.wrapping_add(flow.carry.seq));
+            // Nothing but the number that the peer waits for counts: behind what was released, if it all arrived, or else
+            // what is known to have arrived.
+            let (all, known) = (flow.released.or(flow.peer_ack), flow.peer_ack.or(flow.released));
+            let seq = if flow.told % 2 == 1 { all } else { known };
+            let seq = seq.map(|seq| seq.wrapping_add(flow.carry.seq));
             let made = seq.and_then(|seq| {
                 let ack = flow.released_ack.or(flow.peer_next).unwrap_or(0);
                 let says = Says { seq, ack, flags: flags::RST | flags::ACK, ..Says::default() };

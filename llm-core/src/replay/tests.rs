@@ -756,12 +756,16 @@ fn who_goes_on_with_a_connection_that_was_given_up_is_told_again() {
     let (mut replay, _) = world.replay(Config::default(), &mut guest);
     let now = Instant::from_nanos(1 << 41);
     let mut buf = vec![0; 200];
-    let resets = |replay: &mut Replay<16>, buf: &mut [u8]| {
+    let resets = |replay: &mut Replay<16>, buf: &mut [u8], now| {
         core::iter::from_fn(|| replay.poll(&world, buf, now))
             .filter(|action| matches!(action, Action::ToPeers(_)))
             .count()
     };
-    assert_eq!(resets(&mut replay, &mut buf), 3);
+    assert_eq!(resets(&mut replay, &mut buf, now), 3);
+    // A client that only waits is told some times more.
+    assert_eq!(resets(&mut replay, &mut buf, now), 0);
+    let now = now + Duration::from_secs(1);
+    assert_eq!(resets(&mut replay, &mut buf, now), 3);
     // The reset was lost, and the client waits for another number meanwhile.
     let says = Says { seq: 1, ack: 4711, flags: flags::ACK, timestamps: Some((1, 1)), ..Says::default() };
     let mut again = packet(&key(1001), Direction::ToGuest, &says, b"more");
