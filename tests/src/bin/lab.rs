@@ -3,7 +3,7 @@
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 use llm_tests::lab::{self, Lab, Link, Llm, Options, Progress, State};
-use llm_tests::{demo, faults, suite};
+use llm_tests::{demo, faults, replay_sim, suite};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -72,6 +72,15 @@ enum Action {
         /// Put this `llm` binary into the hosts instead of building it.
         #[arg(long, value_name = "FILE")]
         llm: Option<PathBuf>,
+    },
+    /// Simulate clients, a guest and both hosts, to try the replay: seed after seed. Needs neither root nor QEMU.
+    Sim {
+        /// How many seeds.
+        #[arg(long, default_value_t = 1000)]
+        seeds: u64,
+        /// This one alone, with a line per event.
+        #[arg(long, conflicts_with = "seeds")]
+        seed: Option<u64>,
     },
     /// Boot both hosts and leave them running.
     Up {
@@ -244,6 +253,7 @@ fn act(args: &Args) -> lab::Result<ExitCode> {
             });
             return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Action::Sim { seeds, seed } => return Ok(simulate(*seeds, *seed)),
         Action::Up { no_llm, llm, memory, dom0_memory } => {
             lab::clean_on_exit(&args.name)?;
             let llm = match llm {
@@ -295,6 +305,22 @@ fn verdict(held: llm_tests::scenario::Result<bool>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn simulate(seeds: u64, seed: Option<u64>) -> ExitCode {
+    let options = replay_sim::Options { trace: seed.is_some(), ..replay_sim::Options::default() };
+    let mut sum = replay_sim::Summary::default();
+    for seed in seed.map_or(0..seeds, |seed| seed..seed + 1) {
+        match replay_sim::run(seed, &options) {
+            Ok(summary) => sum += summary,
+            Err(violation) => {
+                eprintln!("{violation:?}; `cargo lab sim --seed {seed}` tells it in full");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    println!("{sum:?}");
+    ExitCode::SUCCESS
 }
 
 fn status(name: &str) -> lab::Result<()> {

@@ -15,6 +15,7 @@ mod world;
 
 pub use check::{Rule, Violation};
 pub use rng::Rng;
+pub(crate) use rng::mix;
 
 /// True time, or a host's clock, in nanoseconds.
 pub type Nanos = u64;
