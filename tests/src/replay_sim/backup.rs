@@ -234,7 +234,7 @@ impl World {
                 Some(Action::ToPeers(len)) => {
                     self.trace(|| format!("reset: {}", super::describe(&buf[..len])));
                     self.check.leaves(Copy::Restored, &buf[..len]);
-                    self.to_client(buf[..len].to_vec());
+                    self.send_to_client(buf[..len].to_vec());
                 }
                 Some(Action::GoLive) => {
                     let report = restored.replay.report().clone();
@@ -278,7 +278,7 @@ impl World {
                 }
                 Verdict::Forward => {
                     self.check.leaves(Copy::Restored, &packet);
-                    self.to_client(packet);
+                    self.send_to_client(packet);
                 }
             }
         }

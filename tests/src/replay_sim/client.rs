@@ -143,7 +143,7 @@ impl Client {
                 Ok(Some(reply)) => {
                     let due = open.talk.requests.get(open.answered);
                     if due.is_none_or(|due| (due.client, due.id) != (reply.client, reply.id)) {
-                        self.garbled.get_or_insert(format!("{reply:?} where {due:?} was due"));
+                        self.garbled.get_or_insert_with(|| format!("{reply:?} where {due:?} was due"));
                     }
                     open.answered += 1;
                     open.next_at = now + open.talk.think;

@@ -175,7 +175,7 @@ impl World {
             } else {
                 self.check.released(&output.bytes, output.inputs, output.note, self.backup.have);
             }
-            self.to_client(output.bytes);
+            self.send_to_client(output.bytes);
             self.moment(Moment::Released);
             if self.primary.dead {
                 return;

@@ -209,7 +209,7 @@ impl World {
                 }
             }
             Event::ToClient(client, bytes) => self.run_client(client, Some(&bytes)),
-            Event::ToService(bytes) => self.to_service(bytes),
+            Event::ToService(bytes) => self.reach_service(bytes),
             Event::Arrives(link) => self.arrives(link),
             Event::Vif => self.read_vif(),
             Event::Flush => self.flush(false),
@@ -269,7 +269,7 @@ impl World {
             }
         }
         for bytes in sent {
-            self.over_net(|bytes| Event::ToService(bytes), bytes);
+            self.over_net(Event::ToService, bytes);
         }
         if let Some(at) = self.clients[client].wake_at(self.now) {
             self.wake_client(client, at);
@@ -277,7 +277,7 @@ impl World {
     }
 
     /// Sends a packet to the client that it is for.
-    pub(super) fn to_client(&mut self, bytes: Vec<u8>) {
+    pub(super) fn send_to_client(&mut self, bytes: Vec<u8>) {
         self.trace(|| format!("out: {}", super::describe(&bytes)));
         let client = usize::from(bytes[super::nic::IP + 19] - FIRST_CLIENT);
         self.over_net(|bytes| Event::ToClient(client, bytes), bytes);
@@ -295,7 +295,7 @@ impl World {
         }
     }
 
-    fn to_service(&mut self, bytes: Vec<u8>) {
+    fn reach_service(&mut self, bytes: Vec<u8>) {
         if self.backup.is_live() {
             self.ingress_restored(bytes);
         } else if self.primary.works() && self.now >= self.primary.frozen_until {
