@@ -56,7 +56,7 @@ impl Rule {
 
 /// Rules in order; the first that fits decides. Without one, a connection that the guest opened is
 /// [`Class::Remus`], since nobody outside could be made to repeat it, and all else [`Class::Llm`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     rules: Vec<Rule, RULES_MAX>,
 }

@@ -34,8 +34,8 @@ pub use backup::{
 };
 pub use epoch_end::{EpochEnd, EpochEndError};
 pub use message::{
-    ADDRESSES_MAX, Addresses, Commit, DOMAIN_MAX, Goodbye, GoodbyeReason, Heartbeat, Hello, MESSAGE_MAX,
-    Message, MessageError, Mode, REFUSAL_TEXT_MAX, Refusal, RefuseReason, Welcome,
+    ADDRESSES_MAX, Addresses, Commit, DOMAIN_MAX, Goodbye, GoodbyeReason, Heartbeat, Hello, LogAck,
+    MESSAGE_MAX, Message, MessageError, Mode, REFUSAL_TEXT_MAX, Refusal, RefuseReason, Welcome,
 };
 pub use primary::{
     CheckpointReason, OnBackupLoss, Primary, PrimaryConfig, PrimaryEvent, PrimaryPhase, SequenceError,
@@ -53,7 +53,7 @@ pub const FEATURES: u64 = 0;
 
 /// Number of the first epoch of a session.
 pub const FIRST_EPOCH: u64 = 1;
-/// Number of the first bulk data frame of a session.
+/// Number of the first bulk data frame of a session, and of its first log frame.
 pub const FIRST_DATA_SEQ: u64 = 1;
 /// Most epochs that may be closed and not yet committed.
 pub const MAX_OPEN_EPOCHS: usize = 16;
@@ -62,7 +62,7 @@ pub const MAX_OPEN_EPOCHS: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Path {
-    /// Control messages; later the input log.
+    /// Control messages and the input log.
     Control,
     /// Checkpoint data, and heartbeats of its own.
     Bulk,

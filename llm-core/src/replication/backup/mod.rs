@@ -11,7 +11,7 @@ pub use event::{BackupEvent, BackupPhase, Data, DiscardReason, EpochError, TakeO
 
 use super::events::Events;
 use super::message::{
-    Addresses, Commit, DOMAIN_MAX, Goodbye, GoodbyeReason, Heartbeat, Hello, Message, Mode, Refusal,
+    Addresses, Commit, DOMAIN_MAX, Goodbye, GoodbyeReason, Heartbeat, Hello, LogAck, Message, Mode, Refusal,
     RefuseReason, Welcome,
 };
 use super::{ConnectionId, FIRST_DATA_SEQ, FIRST_EPOCH, LostReason, Path, StaleConnection, Timing};
@@ -26,6 +26,7 @@ struct Due {
     taken_over: bool,
     goodbye: bool,
     commit: bool,
+    log_ack: bool,
     heartbeat: bool,
 }
 
@@ -47,6 +48,8 @@ struct Link {
 /// | reads a Hello of this session | [`handle_hello`](Self::handle_hello) |
 /// | has read another message | [`handle_message`](Self::handle_message) |
 /// | has read a bulk data frame, before applying it | [`data_received`](Self::data_received) |
+/// | has read a log frame, before keeping it | [`log_received`](Self::log_received) |
+/// | has kept a log record that ends an epoch | [`cut_received`](Self::cut_received) |
 /// | has applied an epoch's end and checked the digest | [`epoch_complete`](Self::epoch_complete) |
 /// | has no room for another epoch, or has again | [`set_backlog`](Self::set_backlog) |
 /// | has lost a connection | [`handle_disconnected`](Self::handle_disconnected) |
@@ -76,6 +79,10 @@ pub struct Backup {
     /// This side did not run for a while: no judgement before this time.
     not_before: Option<Instant>,
     next_seq: u64,
+    /// First log frame not yet received.
+    next_log: u64,
+    /// Newest epoch that the log has the end of.
+    cut: u64,
     /// Newest whole epoch and newest committed one.
     complete: u64,
     committed: u64,
@@ -113,6 +120,8 @@ impl Backup {
             heard: now,
             not_before: None,
             next_seq: FIRST_DATA_SEQ,
+            next_log: FIRST_DATA_SEQ,
+            cut: FIRST_EPOCH - 1,
             complete: FIRST_EPOCH - 1,
             committed: FIRST_EPOCH - 1,
             backlog: false,
@@ -218,6 +227,7 @@ impl Backup {
     pub fn poll_transmit(&mut self) -> Option<(ConnectionId, Message)> {
         let echo = self.newest_sent;
         let committed = self.committed();
+        let next = [self.next_log, self.next_seq];
         for link in self.links.iter_mut().flatten() {
             let (connection, due) = (link.connection, &mut link.due);
             if core::mem::take(&mut due.welcome) {
@@ -225,7 +235,7 @@ impl Backup {
                     version: self.terms.version,
                     features: self.terms.features,
                     incarnation: self.incarnation,
-                    next_seq: self.next_seq,
+                    next_seq: next[connection.path.index()],
                     committed,
                     echo,
                 };
@@ -238,6 +248,9 @@ impl Backup {
                 && let Some(reason) = farewell(self.phase)
             {
                 return Some((connection, Message::Goodbye(Goodbye { reason })));
+            }
+            if core::mem::take(&mut due.log_ack) {
+                return Some((connection, Message::LogAck(LogAck { next_seq: self.next_log })));
             }
             if core::mem::take(&mut due.commit)
                 && let Some(epoch) = committed

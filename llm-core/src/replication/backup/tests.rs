@@ -274,3 +274,56 @@ fn heartbeats_echo_the_newest_of_both_paths() {
     assert_eq!(sent(&mut b), [(Path::Control, expected.clone()), (Path::Bulk, expected)]);
     assert_eq!(b.poll_timeout(), Some(at(200)));
 }
+
+/// As [`up`], with an input log.
+fn up_with_log() -> (Backup, [ConnectionId; 2]) {
+    let with_log = |path| Hello { mode: Mode::Llm, ..hello(path, 7) };
+    let offer = Offer { modes: ModeSet::of(&[Mode::Llm]), shadow_pages_max: 10 };
+    let mut b = Backup::admit(&with_log(Path::Control), Holder::Nobody, &offer, 5, at(0)).unwrap();
+    let ids = Path::ALL.map(|path| b.handle_hello(&with_log(path), at(0)).unwrap());
+    assert_eq!(sent(&mut b).len(), 2);
+    (b, ids)
+}
+
+#[test]
+fn log_frames_are_acknowledged_in_order_and_once_kept() {
+    let (mut b, ids) = up_with_log();
+    assert_eq!(b.log_received(ids[1], 1), Data::Stale, "not on the bulk path");
+    assert_eq!(b.log_received(ids[0], 1), Data::Accept);
+    assert_eq!(b.log_received(ids[0], 2), Data::Accept);
+    let ack = |next_seq| (Path::Control, Message::LogAck(LogAck { next_seq }));
+    assert_eq!(sent(&mut b), [ack(3)], "one answer for both");
+    assert_eq!(b.log_received(ids[0], 2), Data::Duplicate);
+    assert_eq!(sent(&mut b), [ack(3)]);
+    let again = b.handle_hello(&Hello { mode: Mode::Llm, ..hello(Path::Control, 8) }, at(1)).unwrap();
+    let next = sent(&mut b).into_iter().find_map(|(path, message)| match message {
+        Message::Welcome(welcome) if path == Path::Control => Some(welcome.next_seq),
+        _ => None,
+    });
+    assert_eq!(next, Some(3), "a new connection goes on where the old one ended");
+    assert_eq!(b.log_received(ids[0], 3), Data::Stale);
+    assert_eq!(b.log_received(again, 4), Data::Gap { expected: 3 });
+    assert_eq!(sent(&mut b), []);
+}
+
+#[test]
+fn without_a_log_its_frames_are_refused() {
+    let (mut b, ids) = up();
+    assert_eq!(b.log_received(ids[0], 1), Data::Stale);
+    assert_eq!(sent(&mut b), []);
+}
+
+#[test]
+fn an_epoch_waits_for_its_cut_in_the_log() {
+    let (mut b, ids) = up_with_log();
+    assert_eq!(b.data_received(ids[1], 1), Data::Accept);
+    b.epoch_complete(ids[1], &end(1), true, at(0)).unwrap();
+    assert_eq!((b.committed(), events(&mut b).len()), (None, 0));
+    b.cut_received(1, at(0));
+    assert_eq!(b.committed(), Some(1));
+    assert_eq!(events(&mut b), [BackupEvent::HandOver { epoch: 1 }]);
+    b.cut_received(2, at(0));
+    assert_eq!(b.committed(), Some(1), "the cut alone is no epoch");
+    b.epoch_complete(ids[1], &end(2), true, at(0)).unwrap();
+    assert_eq!(b.committed(), Some(2));
+}

@@ -32,6 +32,14 @@ pub enum Mode {
     LlmPaper,
 }
 
+impl Mode {
+    /// Whether an input log is kept.
+    #[must_use]
+    pub const fn has_log(self) -> bool {
+        matches!(self, Self::Llm | Self::LlmPaper)
+    }
+}
+
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -63,6 +71,8 @@ pub enum Message {
     Goodbye(Goodbye),
     /// [B] I run the domain now; stop yours.
     TakenOver,
+    /// [B] All log frames up to this one are held. On the control path only.
+    LogAck(LogAck),
 }
 
 /// Opening of a connection.
@@ -127,7 +137,7 @@ pub struct Welcome {
     /// Random, drawn when the backup's machine for this session was made. Another one
     /// means: what this session had sent is gone.
     pub incarnation: u64,
-    /// First bulk data sequence number not yet received.
+    /// First sequence number not yet received on this path: of bulk data, or of log frames.
     pub next_seq: u64,
     /// Newest committed epoch.
     pub committed: Option<u64>,
@@ -151,6 +161,13 @@ pub struct Commit {
     pub epoch: u64,
     /// As in [`Heartbeat`].
     pub echo: u64,
+}
+
+/// Acknowledgement of log frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogAck {
+    /// The first log frame that is not held.
+    pub next_seq: u64,
 }
 
 /// What one interface of the guest answers to.

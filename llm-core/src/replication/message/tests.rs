@@ -82,6 +82,7 @@ fn layout_is_as_documented() {
         ("refuse", Message::Refuse(Refusal::new(RefuseReason::Version, format_args!("no")))),
         ("commit", Message::Commit(Commit { epoch: 5, echo: 128 })),
         ("taken-over", Message::TakenOver),
+        ("log-ack", Message::LogAck(LogAck { next_seq: 300 })),
     ];
     for (name, message) in cases {
         let mut buf = [0; MESSAGE_MAX];
@@ -112,7 +113,7 @@ fn numbers_of_reasons_are_stable() {
 fn what_is_wrong_is_named() {
     assert_eq!(Message::TakenOver.encode(&mut []), Err(MessageError::NoRoom { room: 0 }));
     assert_eq!(Message::decode(&[]), Err(MessageError::Malformed { len: 0, first: None }));
-    assert_eq!(Message::decode(&[8]), Err(MessageError::Malformed { len: 1, first: Some(8) }));
+    assert_eq!(Message::decode(&[9]), Err(MessageError::Malformed { len: 1, first: Some(9) }));
     assert_eq!(Message::decode(&[7, 1, 2]), Err(MessageError::Trailing { offset: 1, extra: 2 }));
     // A length prefix far beyond the room.
     assert!(Message::decode(&[2, 0, 1, 1, 0xff, 0xff, 0xff, 0xff, 0x0f]).is_err());

@@ -32,11 +32,11 @@ pub enum PrimaryEvent {
         /// Why.
         reason: LostReason,
     },
-    /// Send all kept bulk data from `next_seq` on over this connection, in order, before
+    /// Send all kept bulk data, or log frames on the control path, from `next_seq` on over this connection, in order, before
     /// any newer. If `next_seq` is not between the oldest kept and the next to be made,
     /// the two ends disagree: begin a new session.
     Resume {
-        /// The bulk connection.
+        /// The connection.
         connection: ConnectionId,
         /// First sequence number the backup lacks.
         next_seq: u64,
@@ -101,9 +101,14 @@ impl PrimaryEvent {
         2 + path.index()
     }
 
-    pub(super) const RESUME_SLOT: usize = 8;
+    pub(super) const fn resume_slot(path: Path) -> usize {
+        match path {
+            Path::Bulk => 8,
+            Path::Control => 19,
+        }
+    }
 
-    pub(super) const SLOTS: usize = 19;
+    pub(super) const SLOTS: usize = 20;
 }
 
 impl Slotted for PrimaryEvent {
@@ -113,7 +118,7 @@ impl Slotted for PrimaryEvent {
             Self::Connected { connection, .. } => Self::connected_slot(connection.path),
             Self::PathLost { connection, .. } => 4 + connection.path.index(),
             Self::Refused { connection, .. } => 6 + connection.path.index(),
-            Self::Resume { .. } => Self::RESUME_SLOT,
+            Self::Resume { connection, .. } => Self::resume_slot(connection.path),
             Self::Committed { .. } => 9,
             Self::Release { .. } => 10,
             Self::IntervalStretched { .. } => 11,
@@ -135,6 +140,8 @@ impl Slotted for PrimaryEvent {
 pub enum CheckpointReason {
     /// Held output nears its bound.
     EgressPressure,
+    /// The input log since the last one nears its bound.
+    LogBudget,
     /// Asked for by a person or program.
     Command,
 }

@@ -430,9 +430,7 @@ impl Primary {
             link.bar();
         }
         self.events.remove(PrimaryEvent::connected_slot(path));
-        if path == Path::Bulk {
-            self.events.remove(PrimaryEvent::RESUME_SLOT);
-        }
+        self.events.remove(PrimaryEvent::resume_slot(path));
         self.events.push(PrimaryEvent::PathLost { connection, reason });
     }
 

@@ -57,6 +57,10 @@ impl Primary {
             Message::Welcome(welcome) if !up => self.welcomed(connection, welcome),
             Message::Heartbeat(heartbeat) if up => self.heartbeat(*heartbeat),
             Message::Commit(commit) if up => self.commit(*commit),
+            // Which frames may go and what may leave is for the keeper of the log.
+            Message::LogAck(_) if up && connection.path == Path::Control && self.config.mode.has_log() => {
+                Ok(())
+            }
             _ => Err(Violation),
         };
         if outcome.is_err() {
@@ -98,6 +102,8 @@ impl Primary {
         }
         if path == Path::Bulk {
             self.next_seq = welcome.next_seq;
+        }
+        if path == Path::Bulk || self.config.mode.has_log() {
             self.events.push(PrimaryEvent::Resume { connection, next_seq: welcome.next_seq });
         }
         Ok(())

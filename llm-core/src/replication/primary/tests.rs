@@ -339,8 +339,8 @@ fn every_event_has_a_slot_of_its_own() {
         all.push(PrimaryEvent::Connected { connection, version: 1, features: 0 });
         all.push(PrimaryEvent::PathLost { connection, reason: LostReason::Closed });
         all.push(PrimaryEvent::Refused { connection, refusal: refusal.clone() });
+        all.push(PrimaryEvent::Resume { connection, next_seq: 1 });
     }
-    all.push(PrimaryEvent::Resume { connection: ids[1], next_seq: 1 });
     all.push(PrimaryEvent::Committed { epoch: 1, latency: zero });
     all.push(PrimaryEvent::Release { epoch: 1 });
     all.push(PrimaryEvent::IntervalStretched { wanted: zero, real: zero });
