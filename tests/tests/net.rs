@@ -48,7 +48,7 @@ fn start(lab: &Lab, soft_bytes: usize) -> Joined {
         let events = move |e| {
             let _ = tx.send(e);
         };
-        Joint::start(&config(soft_bytes), mark, events).unwrap()
+        Joint::start(&config(soft_bytes), None, mark, events).unwrap()
     });
     Joined { joint, mark, events }
 }
@@ -338,7 +338,7 @@ fn a_killed_driver_leaves_the_guest_isolated() {
 fn driver_to_be_killed() {
     let Ok(ns) = std::env::var("LLM_TEST_NETNS") else { return };
     run_in(&ns, || {
-        let joint = Joint::start(&config(1 << 20), || 1, |_| {}).unwrap();
+        let joint = Joint::start(&config(1 << 20), None, || 1, |_| {}).unwrap();
         joint.lease(FOR_EVER);
         joint.release(u64::MAX);
         println!("joined");
@@ -442,7 +442,7 @@ fn what_cannot_be_joined_is_refused_and_left_alone() {
         run_in(&lab.host(), move || {
             let mut c = config(1 << 20);
             change(&mut c);
-            Joint::start(&c, || 0, |_| {}).unwrap_err()
+            Joint::start(&c, None, || 0, |_| {}).unwrap_err()
         })
     };
     assert!(matches!(attempt(|c| c.vif = "vif9.0".into()), NetError::NoInterface { .. }));

@@ -86,9 +86,11 @@ pub(crate) struct ProtectSettings {
     #[arg(long, value_name = "ADDR")]
     pub(crate) to: Option<String>,
     /// When output may leave [default: remus]
+    ///
+    /// With `llm`, checkpoints can be rare: what goes into the guest is logged on the backup and replayed after a crash.
     #[arg(long, value_enum)]
     pub(crate) mode: Option<Mode>,
-    /// Time between two checkpoints [default: 200ms]
+    /// Time between two checkpoints [default: 200ms, in modes with a log 2s]
     #[arg(long, value_name = "SPAN")]
     pub(crate) interval: Option<Span>,
     /// Silence after which the backup takes over [default: 1s]
@@ -112,6 +114,18 @@ pub(crate) struct ProtectSettings {
     /// At half of it a checkpoint is made early.
     #[arg(long, value_name = "SIZE")]
     pub(crate) egress_limit: Option<Size>,
+    /// Memory for the input log between two checkpoints, and on its way to the backup [default: 64MiB]
+    ///
+    /// At half of it a checkpoint is made early.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) log_limit: Option<Size>,
+    /// Records of the input log after which a checkpoint is made [default: 200000]
+    #[arg(long, value_name = "N")]
+    pub(crate) log_records: Option<u64>,
+    /// Rules for flows, in the configuration file only: the first that fits decides
+    #[arg(skip)]
+    #[serde(default)]
+    pub(crate) flow: Vec<FlowRule>,
     /// Protect a domain with writable disks, which are NOT replicated
     #[arg(long)]
     #[serde(default)]
@@ -124,6 +138,39 @@ pub(crate) struct ProtectSettings {
 pub(crate) enum Mode {
     /// When the checkpoint that explains it is committed
     Remus,
+    /// When the backup has the log of what went in before it
+    Llm,
+    /// At once, as the 2010 paper has it. UNSAFE: what a client has seen may be lost. For comparison only
+    LlmPaper,
+}
+
+/// What the output of some flows waits for: `[[protect.flow]]` in the configuration file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct FlowRule {
+    /// `tcp` or `udp`; both if absent.
+    pub(crate) protocol: Option<Protocol>,
+    /// A port of the guest's: a service of its own.
+    pub(crate) guest_port: Option<u16>,
+    /// A port of the peer's: a service that the guest uses.
+    pub(crate) peer_port: Option<u16>,
+    /// `remus` or `llm`.
+    pub(crate) wait: FlowWait,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// As the modes of these names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum FlowWait {
+    Remus,
+    Llm,
 }
 
 /// What the primary does while the backup is unreachable.
@@ -134,6 +181,18 @@ pub(crate) enum OnBackupLoss {
     Stop,
     /// Run on unprotected; unsafe if the backup lives and only the link is cut
     GoOn,
+}
+
+/// What a backup does with a connection whose replayed reply differs from the one that was released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OnDivergence {
+    /// Reset it: its client would go on with a contradiction
+    Reset,
+    /// Report it, and let it go on with what was released
+    Serve,
+    /// Count it, and let it go on
+    Ignore,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -155,6 +214,15 @@ pub(crate) struct BackupSettings {
     /// Memory for epochs that `xl` has not taken in yet [default: 256MiB]
     #[arg(long, value_name = "SIZE")]
     pub(crate) buffer_limit: Option<Size>,
+    /// What follows when a replayed reply differs from the one that was released [default: reset]
+    #[arg(long, value_enum)]
+    pub(crate) on_divergence: Option<OnDivergence>,
+    /// After a take-over, keep the input log as DOMAIN.llmlog in the state directory, for `llm log`
+    ///
+    /// It holds what the domain's clients have sent.
+    #[arg(long)]
+    #[serde(default)]
+    pub(crate) keep_log: bool,
     /// Where to remember which domains were taken over [default: /var/lib/llm]
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,

@@ -10,6 +10,7 @@ use super::protect::busy_or_failed;
 use super::{host, logging};
 use crate::control::{self, Request, Response, Status};
 use crate::session::backup::{self, BackupError, Service};
+use llm_core::replay::OnDivergence;
 
 pub(super) fn run(common: &Common, args: &args::Backup) -> Result<Exit, Failure> {
     logging::start(common)?;
@@ -22,6 +23,12 @@ pub(super) fn run(common: &Common, args: &args::Backup) -> Result<Exit, Failure>
         listen: config.listen,
         shadow_pages_max: u64::from(host::pages(config.shadow_limit)),
         buffer_limit: config.buffer_limit,
+        keep_log: config.keep_log,
+        on_divergence: match config.on_divergence {
+            args::OnDivergence::Reset => OnDivergence::Reset,
+            args::OnDivergence::Serve => OnDivergence::Serve,
+            args::OnDivergence::Ignore => OnDivergence::Ignore,
+        },
         state_dir: config.state_dir,
     })
     .map_err(|error| {

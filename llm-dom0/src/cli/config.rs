@@ -5,9 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use llm_core::flow::{Class, Policy, RULES_MAX, Rule, Side, TCP, UDP};
 use serde::Deserialize;
 
-use super::args::{BackupSettings, Mode, OnBackupLoss, ProtectSettings};
+use super::args::{
+    BackupSettings, FlowRule, FlowWait, Mode, OnBackupLoss, OnDivergence, ProtectSettings, Protocol,
+};
 use crate::units::{Size, Span};
 
 /// Read if it exists and no other is named.
@@ -38,6 +41,10 @@ pub(crate) enum ConfigError {
     },
     #[error("No {what}: give {option}, or `{key}` under [{section}] in /etc/llm/llm.toml")]
     Missing { what: &'static str, option: &'static str, section: &'static str, key: &'static str },
+    #[error("More than {RULES_MAX} rules under [[protect.flow]]")]
+    Rules,
+    #[error("A rule under [[protect.flow]] names guest-port and peer-port: make two of it")]
+    TwoPorts,
     #[error("{option} {given} is out of range: {allowed}")]
     Range { option: &'static str, given: String, allowed: String },
 }
@@ -76,6 +83,9 @@ pub(crate) struct ProtectConfig {
     pub(crate) shadow_limit: u64,
     pub(crate) buffer_limit: u64,
     pub(crate) egress_limit: u64,
+    pub(crate) log_limit: u64,
+    pub(crate) log_records: u64,
+    pub(crate) policy: Policy,
     pub(crate) unsafe_disks: bool,
 }
 
@@ -92,21 +102,26 @@ impl ProtectConfig {
         let span =
             |a: Option<Span>, b: Option<Span>, ms| a.or(b).map_or_else(|| Duration::from_millis(ms), |s| s.0);
         let size = |a: Option<Size>, b: Option<Size>, mib: u64| a.or(b).map_or(mib << 20, |s| s.0);
+        let mode = given.mode.or(file.mode).unwrap_or(Mode::Remus);
         let config = Self {
             to,
-            mode: given.mode.or(file.mode).unwrap_or(Mode::Remus),
-            interval: span(given.interval, file.interval, 200),
+            mode,
+            interval: span(given.interval, file.interval, if mode == Mode::Remus { 200 } else { 2000 }),
             detect: span(given.detect, file.detect, 1000),
             on_backup_loss: given.on_backup_loss.or(file.on_backup_loss).unwrap_or(OnBackupLoss::Stop),
             shadow_limit: size(given.shadow_limit, file.shadow_limit, 4096),
             buffer_limit: size(given.buffer_limit, file.buffer_limit, 256),
             egress_limit: size(given.egress_limit, file.egress_limit, 16),
+            log_limit: size(given.log_limit, file.log_limit, 64),
+            log_records: given.log_records.or(file.log_records).unwrap_or(200_000),
+            policy: policy(&file.flow)?,
             unsafe_disks: given.unsafe_disks || file.unsafe_disks,
         };
         check_span("--interval", config.interval, INTERVAL_MIN, INTERVAL_MAX)?;
         check_span("--detect", config.detect, DETECT_MIN, Duration::from_secs(3600))?;
         check_size("--buffer-limit", config.buffer_limit, 1 << 20)?;
         check_size("--egress-limit", config.egress_limit, 256 << 10)?;
+        check_size("--log-limit", config.log_limit, 1 << 20)?;
         Ok(config)
     }
 }
@@ -117,6 +132,8 @@ pub(crate) struct BackupConfig {
     pub(crate) listen: String,
     pub(crate) shadow_limit: u64,
     pub(crate) buffer_limit: u64,
+    pub(crate) on_divergence: OnDivergence,
+    pub(crate) keep_log: bool,
     pub(crate) state_dir: PathBuf,
 }
 
@@ -135,6 +152,8 @@ impl BackupConfig {
             listen,
             shadow_limit: size(given.shadow_limit, file.shadow_limit, 4096),
             buffer_limit: size(given.buffer_limit, file.buffer_limit, 256),
+            on_divergence: given.on_divergence.or(file.on_divergence).unwrap_or(OnDivergence::Reset),
+            keep_log: given.keep_log || file.keep_log,
             state_dir: given
                 .state_dir
                 .clone()
@@ -144,6 +163,29 @@ impl BackupConfig {
         check_size("--buffer-limit", config.buffer_limit, 1 << 20)?;
         Ok(config)
     }
+}
+
+/// The rules of the file.
+fn policy(rules: &[FlowRule]) -> Result<Policy, ConfigError> {
+    let rule = |given: &FlowRule| {
+        let port = match (given.guest_port, given.peer_port) {
+            (Some(_), Some(_)) => return Err(ConfigError::TwoPorts),
+            (Some(port), None) => Some((Side::Guest, port)),
+            (None, Some(port)) => Some((Side::Peer, port)),
+            (None, None) => None,
+        };
+        let protocol = given.protocol.map(|protocol| match protocol {
+            Protocol::Tcp => TCP,
+            Protocol::Udp => UDP,
+        });
+        let class = match given.wait {
+            FlowWait::Remus => Class::Remus,
+            FlowWait::Llm => Class::Llm,
+        };
+        Ok(Rule { protocol, port, class })
+    };
+    let rules: Vec<Rule> = rules.iter().map(rule).collect::<Result<_, _>>()?;
+    Policy::new(&rules).ok_or(ConfigError::Rules)
 }
 
 fn check_span(
@@ -201,6 +243,20 @@ mod tests {
         assert!(range.contains("--interval 5ms") && range.contains("50ms to 60s"), "{range}");
         let none = BackupConfig::new(&BackupSettings::default(), &File::default()).unwrap_err().to_string();
         assert!(none.contains("--listen HOST:PORT"), "{none}");
+    }
+
+    #[test]
+    fn with_a_log_checkpoints_are_rare_and_flows_have_rules() {
+        let text =
+            "[protect]\nto = 'b:1'\nmode = 'llm'\n[[protect.flow]]\nguest-port = 443\nwait = 'remus'\n";
+        let config =
+            ProtectConfig::new(&ProtectSettings::default(), &file(text).expect("valid")).expect("valid");
+        assert_eq!((config.mode, config.interval), (Mode::Llm, Duration::from_secs(2)));
+        let rule = Rule { protocol: None, port: Some((Side::Guest, 443)), class: Class::Remus };
+        assert_eq!(config.policy, Policy::new(&[rule]).expect("few"));
+        let two = text.replace("wait", "peer-port = 1\nwait");
+        let error = ProtectConfig::new(&ProtectSettings::default(), &file(&two).expect("valid")).unwrap_err();
+        assert!(error.to_string().contains("make two of it"), "{error}");
     }
 
     #[test]

@@ -33,6 +33,10 @@ enum Unsuitable {
         "Interface {vif} of domain {domain} is on no bridge: name one in its configuration, and script=llm-vif"
     )]
     NoBridge { domain: String, vif: String },
+    #[error(
+        "Domain {0} has more than one network interface, and the replay of mode llm serves one: protect it with --mode remus"
+    )]
+    Interfaces(String),
     #[error("The number of domain {0} is out of range")]
     Domid(String),
 }
@@ -139,13 +143,22 @@ fn primary_config(domain: &Domain, config: ProtectConfig) -> Result<PrimaryConfi
             vif,
         })
     };
-    let interfaces = domain.config.nics.iter().enumerate().map(interface).collect::<Result<_, _>>()?;
+    let interfaces: Vec<_> =
+        domain.config.nics.iter().enumerate().map(interface).collect::<Result<_, _>>()?;
+    if config.mode != args::Mode::Remus && interfaces.len() > 1 {
+        return Err(Unsuitable::Interfaces(name));
+    }
+    if config.mode == args::Mode::LlmPaper {
+        tracing::warn!("mode llm-paper is UNSAFE: replies leave before the backup has their requests");
+    }
     Ok(PrimaryConfig {
         domid,
         interfaces,
         backup: config.to,
         mode: match config.mode {
             args::Mode::Remus => replication::Mode::Remus,
+            args::Mode::Llm => replication::Mode::Llm,
+            args::Mode::LlmPaper => replication::Mode::LlmPaper,
         },
         interval: config.interval,
         detect: config.detect,
@@ -156,6 +169,9 @@ fn primary_config(domain: &Domain, config: ProtectConfig) -> Result<PrimaryConfi
         shadow_pages: host::pages(config.shadow_limit),
         buffer_limit: config.buffer_limit,
         egress_limit: config.egress_limit,
+        log_limit: config.log_limit,
+        log_records: config.log_records,
+        policy: config.policy,
         domain: name,
     })
 }

@@ -66,6 +66,9 @@ pub struct PrimaryStatus {
     pub egress: EgressStatus,
     /// Times that the backup was lost.
     pub backup_losses: u64,
+    /// The input log; none in mode `remus`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogStatus>,
 }
 
 /// Times that the guest was suspended for a checkpoint, in milliseconds.
@@ -94,6 +97,19 @@ pub struct EgressStatus {
     pub released_packets: u64,
     /// Packets dropped because the queue was at its hard limit.
     pub dropped_packets: u64,
+}
+
+/// The input log, as its primary keeps it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct LogStatus {
+    /// Records so far.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that the backup has not acknowledged.
+    pub unacknowledged_bytes: u64,
+    /// Bytes since the last checkpoint.
+    pub since_checkpoint_bytes: u64,
 }
 
 /// The state of `llm backup`.
@@ -126,12 +142,18 @@ pub struct SessionStatus {
     pub backlog_bytes: u64,
     /// Memory of the copy of committed pages, in bytes.
     pub shadow_bytes: u64,
+    /// Records of the input log that are kept; 0 in mode `remus`.
+    #[serde(default)]
+    pub log_records: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub log_bytes: u64,
     /// Times of the take-over in milliseconds, once there was one.
     pub takeover: Option<TakeoverStatus>,
 }
 
 /// How long each part of a take-over took, in milliseconds.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct TakeoverStatus {
     /// Wall-clock time of the decision, in milliseconds since 1970.
     pub at_unix_ms: u64,
@@ -143,4 +165,49 @@ pub struct TakeoverStatus {
     pub running_ms: f64,
     /// From the decision until it was announced to the network.
     pub announced_ms: f64,
+    /// The replay of the input log; none in mode `remus`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<ReplayStatus>,
+}
+
+/// What the replay of the input log did. Times are in milliseconds.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct ReplayStatus {
+    /// From the decision until the guest had connected to its interface.
+    pub begun_ms: f64,
+    /// Until every connection had said where it stands.
+    pub probing_ms: f64,
+    /// Until the last record was given.
+    pub walking_ms: f64,
+    /// Until all that clients had seen had come again.
+    pub catching_up_ms: f64,
+    /// From the decision until guest and network were joined; 0 before.
+    pub live_ms: f64,
+    /// Records walked.
+    pub records: u64,
+    /// Packets given to the guest.
+    pub fed: u64,
+    /// Of them, given once more.
+    pub fed_again: u64,
+    /// Waits that ended by time-out.
+    pub stalls: u64,
+    /// Connections that go on.
+    pub carried: u32,
+    /// Connections that were reset, by cause.
+    pub resets: std::collections::BTreeMap<String, u32>,
+    /// Replayed reply bytes, by the guest's port.
+    pub services: Vec<FidelityStatus>,
+}
+
+/// Replayed reply bytes of one service of the guest's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct FidelityStatus {
+    /// Its port.
+    pub port: u16,
+    /// Came out as released.
+    pub identical: u64,
+    /// Came out otherwise.
+    pub different: u64,
+    /// Could not be compared.
+    pub unknown: u64,
 }

@@ -1,4 +1,4 @@
-//! The egress hold: packets in order, each with the mark it waits for.
+//! The egress hold: packets in order, each with the mark it waits for, or with the number of its note in the input log.
 //!
 //! Packets lie one behind the other in chunks of a megabyte, so that a packet
 //! costs its own length and sixteen bytes, and the kernel writes it where it stays. Packets leave
@@ -11,6 +11,17 @@ use std::collections::VecDeque;
 const CHUNK: usize = 1024 * 1024;
 /// Mark of a packet that has none yet: above every limit.
 const UNSTAMPED: u64 = u64::MAX;
+/// Stands for the number of a packet that is in no log: above every limit.
+pub(super) const NOT_LOGGED: u64 = u64::MAX;
+
+/// How far output may leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Packets with a lower mark: a committed checkpoint explains them.
+    pub(super) mark: u64,
+    /// Packets with a lower number: the backup has the log up to them.
+    pub(super) lsn: u64,
+}
 
 #[derive(Debug)]
 struct Chunk {
@@ -22,6 +33,9 @@ struct Chunk {
 #[derive(Debug)]
 struct Packet {
     mark: u64,
+    lsn: u64,
+    /// Number of its chunk, of all there ever were.
+    chunk: u64,
     offset: u32,
     len: u32,
 }
@@ -36,6 +50,8 @@ pub(super) struct HoldQueue {
     unstamped: usize,
     bytes: usize,
     mark: u64,
+    /// Chunks that were emptied and taken away.
+    gone: u64,
 }
 
 impl HoldQueue {
@@ -70,6 +86,7 @@ impl HoldQueue {
     /// Takes bytes `start..end` of the slot as a packet, not stamped yet.
     pub(super) fn push(&mut self, start: usize, end: usize) {
         debug_assert!(start <= end && end <= SLOT);
+        let number = self.gone + (self.chunks.len() as u64).saturating_sub(1);
         let Some(chunk) = self.chunks.back_mut() else { return };
         // A chunk is shorter than 4 GiB.
         let offset = u32::try_from(chunk.used + start).unwrap_or(u32::MAX);
@@ -78,24 +95,36 @@ impl HoldQueue {
         chunk.packets += 1;
         self.bytes += end - start;
         self.unstamped += 1;
-        self.packets.push_back(Packet { mark: UNSTAMPED, offset, len });
+        self.packets.push_back(Packet { mark: UNSTAMPED, lsn: NOT_LOGGED, chunk: number, offset, len });
     }
 
-    /// Gives `mark` to every packet pushed since the last call. A mark below an earlier one is raised to it.
-    pub(super) fn stamp(&mut self, mark: u64) {
+    /// Gives `mark` and `lsn` to every packet pushed since the last call. A mark below an earlier one is raised to it.
+    pub(super) fn stamp(&mut self, mark: u64, lsn: u64) {
         self.mark = self.mark.max(mark.min(UNSTAMPED - 1));
         let first = self.packets.len() - self.unstamped;
         for p in self.packets.range_mut(first..) {
             p.mark = self.mark;
+            p.lsn = lsn;
         }
         self.unstamped = 0;
     }
 
-    /// The first packet if its mark is below `limit`.
-    pub(super) fn front(&self, limit: u64) -> Option<&[u8]> {
-        let p = self.packets.front().filter(|p| p.mark < limit)?;
+    /// Packets pushed since the last [`Self::stamp`], in order.
+    pub(super) fn unstamped(&self) -> impl Iterator<Item = &[u8]> {
+        let first = self.packets.len() - self.unstamped;
+        self.packets.range(first..).filter_map(|p| self.bytes_of(p))
+    }
+
+    /// The first packet if a limit is above it.
+    pub(super) fn front(&self, limits: Limits) -> Option<&[u8]> {
+        let p = self.packets.front().filter(|p| p.mark < limits.mark || p.lsn < limits.lsn)?;
+        self.bytes_of(p)
+    }
+
+    fn bytes_of(&self, p: &Packet) -> Option<&[u8]> {
+        let chunk = self.chunks.get(usize::try_from(p.chunk - self.gone).ok()?)?;
         let (start, len) = (p.offset as usize, p.len as usize);
-        self.chunks.front()?.data.get(start..start + len)
+        chunk.data.get(start..start + len)
     }
 
     /// Drops the first packet.
@@ -111,6 +140,7 @@ impl HoldQueue {
         chunk.used = 0;
         if self.chunks.len() > 1 {
             self.spare = self.chunks.pop_front().map(|empty| empty.data);
+            self.gone += 1;
         }
     }
 }
@@ -118,6 +148,10 @@ impl HoldQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn by_mark(mark: u64) -> Limits {
+        Limits { mark, lsn: 0 }
+    }
 
     fn push(q: &mut HoldQueue, payload: &[u8]) {
         q.slot()[4..4 + payload.len()].copy_from_slice(payload);
@@ -128,10 +162,10 @@ mod tests {
     fn nothing_leaves_unstamped_or_at_its_own_mark() {
         let mut q = HoldQueue::default();
         push(&mut q, b"one");
-        assert_eq!(q.front(u64::MAX), None);
-        q.stamp(7);
-        assert_eq!(q.front(7), None);
-        assert_eq!(q.front(8), Some(&b"one"[..]));
+        assert_eq!(q.front(by_mark(u64::MAX)), None);
+        q.stamp(7, NOT_LOGGED);
+        assert_eq!(q.front(by_mark(7)), None);
+        assert_eq!(q.front(by_mark(8)), Some(&b"one"[..]));
         assert_eq!((q.len(), q.bytes()), (1, 3));
         q.pop();
         assert_eq!((q.len(), q.bytes()), (0, 0));
@@ -141,16 +175,16 @@ mod tests {
     fn a_falling_mark_is_raised_and_the_largest_still_leaves() {
         let mut q = HoldQueue::default();
         push(&mut q, b"a");
-        q.stamp(9);
+        q.stamp(9, NOT_LOGGED);
         push(&mut q, b"b");
-        q.stamp(3);
+        q.stamp(3, NOT_LOGGED);
         q.pop();
-        assert_eq!(q.front(9), None);
-        assert_eq!(q.front(10), Some(&b"b"[..]));
+        assert_eq!(q.front(by_mark(9)), None);
+        assert_eq!(q.front(by_mark(10)), Some(&b"b"[..]));
         push(&mut q, b"c");
-        q.stamp(u64::MAX);
+        q.stamp(u64::MAX, NOT_LOGGED);
         q.pop();
-        assert_eq!(q.front(u64::MAX), Some(&b"c"[..]));
+        assert_eq!(q.front(by_mark(u64::MAX)), Some(&b"c"[..]));
     }
 
     #[test]
@@ -165,20 +199,20 @@ mod tests {
             payload[..4].copy_from_slice(&i.to_le_bytes());
             push(&mut q, &payload);
             expected.push_back(payload);
-            q.stamp(u64::from(i));
+            q.stamp(u64::from(i), NOT_LOGGED);
             // Grows for a while, then drains twice as fast.
             for _ in 0..(if i % 1000 < 700 { 0 } else { 3 }) {
                 if let Some(want) = expected.pop_front() {
-                    assert_eq!(q.front(u64::MAX), Some(&want[..]));
+                    assert_eq!(q.front(by_mark(u64::MAX)), Some(&want[..]));
                     q.pop();
                 }
             }
         }
         while let Some(want) = expected.pop_front() {
-            assert_eq!(q.front(u64::MAX), Some(&want[..]));
+            assert_eq!(q.front(by_mark(u64::MAX)), Some(&want[..]));
             q.pop();
         }
-        assert_eq!((q.bytes(), q.len(), q.front(u64::MAX)), (0, 0, None));
+        assert_eq!((q.bytes(), q.len(), q.front(by_mark(u64::MAX))), (0, 0, None));
         assert!(q.allocated() <= 2 * CHUNK, "{} bytes kept by an empty queue", q.allocated());
     }
 
@@ -196,7 +230,36 @@ mod tests {
         let mut q = HoldQueue::default();
         q.slot()[..7].copy_from_slice(b"dropped");
         push(&mut q, b"kept");
-        q.stamp(0);
-        assert_eq!(q.front(1), Some(&b"kept"[..]));
+        q.stamp(0, NOT_LOGGED);
+        assert_eq!(q.front(by_mark(1)), Some(&b"kept"[..]));
+    }
+
+    #[test]
+    fn a_logged_packet_leaves_by_its_number_or_by_its_mark() {
+        let mut q = HoldQueue::default();
+        push(&mut q, b"one");
+        push(&mut q, b"two");
+        assert_eq!(q.unstamped().collect::<Vec<_>>(), [b"one", b"two"]);
+        q.stamp(50, 7);
+        assert_eq!(q.unstamped().count(), 0);
+        assert_eq!(q.front(Limits { mark: 50, lsn: 7 }), None);
+        assert_eq!(q.front(Limits { mark: 0, lsn: 8 }), Some(&b"one"[..]));
+        q.pop();
+        assert_eq!(q.front(Limits { mark: 51, lsn: 0 }), Some(&b"two"[..]));
+    }
+
+    #[test]
+    fn what_is_not_stamped_is_found_in_later_chunks() {
+        let mut q = HoldQueue::default();
+        for round in 0..40_u8 {
+            for i in 0..3 {
+                push(&mut q, &vec![round + i; 60_000]);
+            }
+            let seen: Vec<u8> = q.unstamped().map(|p| p[0]).collect();
+            assert_eq!(seen, [round, round + 1, round + 2]);
+            q.stamp(1, u64::from(round));
+            q.pop();
+            q.pop();
+        }
     }
 }

@@ -2,9 +2,11 @@
 
 use super::bridge::{self, HOLDING_BRIDGE};
 use super::error::{NEEDS_ROOT, NetError, check_name};
-use super::learn::{AddressBook, Learnt, MacAddr};
+use super::hold::Limits;
+use super::learn::{Learnt, MacAddr};
 use super::netlink::{Link, Netlink};
 use super::pump::{Mark, Pump};
+use super::recorder::Recorder;
 use super::stats::{Counters, JointStats};
 use super::sys::{PacketSocket, Tap};
 use llm_core::time::Instant;
@@ -73,10 +75,23 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     pub(super) addresses: Mutex<(Option<MacAddr>, Vec<Learnt>)>,
     limit: AtomicU64,
+    log_limit: AtomicU64,
     lease_until: AtomicU64,
     lease_awaited: AtomicBool,
     stop: AtomicU8,
     wake: OwnedFd,
+}
+
+/// Lets logged packets of a joint go.
+#[derive(Clone, Debug)]
+pub struct Releaser(Arc<Shared>);
+
+impl Releaser {
+    /// The backup has the log up to the number before `limit`: packets with lower numbers may leave, under the lease.
+    pub fn acknowledge(&self, limit: u64) {
+        self.0.log_limit.fetch_max(limit, Ordering::SeqCst);
+        self.0.wake();
+    }
 }
 
 /// A joined vif. Dropping it isolates the guest.
@@ -94,12 +109,15 @@ impl Joint {
     /// its answer must never be lower than the epoch in which the guest may have sent what can be read by then. `events`
     /// gets what happens. Both are called by the joint's thread and must not wait.
     ///
+    /// With a `recorder`, what goes in is logged, and what comes out and waits for the log may also leave by [`Releaser::acknowledge`].
+    ///
     /// On an error the vif is back on the bridge if it was there.
     ///
     /// # Errors
     /// Names that do not exist or do not fit each other, or a failed system call; see [`NetError`].
     pub fn start(
         config: &JointConfig,
+        recorder: Option<Box<dyn Recorder>>,
         mark: impl Fn() -> u64 + Send + 'static,
         events: impl FnMut(NetEvent) + Send + 'static,
     ) -> Result<Self, NetError> {
@@ -128,6 +146,7 @@ impl Joint {
             counters: Counters::default(),
             addresses: Mutex::new((config.mac, Vec::new())),
             limit: AtomicU64::new(0),
+            log_limit: AtomicU64::new(0),
             lease_until: AtomicU64::new(0),
             lease_awaited: AtomicBool::new(false),
             stop: AtomicU8::new(Stop::No as u8),
@@ -138,7 +157,7 @@ impl Joint {
             tap,
             config,
             vif.index,
-            AddressBook::new(config.mac),
+            recorder,
             Mark(Box::new(mark)),
             Box::new(events),
         )
@@ -177,6 +196,12 @@ impl Joint {
         if self.shared.lease_awaited.load(Ordering::SeqCst) {
             self.shared.wake();
         }
+    }
+
+    /// For acknowledgements of the log, from any thread.
+    #[must_use]
+    pub fn releaser(&self) -> Releaser {
+        Releaser(Arc::clone(&self.shared))
     }
 
     /// The counters now.
@@ -222,8 +247,8 @@ impl Drop for Joint {
 }
 
 impl Shared {
-    pub(super) fn limit(&self) -> u64 {
-        self.limit.load(Ordering::SeqCst)
+    pub(super) fn limits(&self) -> Limits {
+        Limits { mark: self.limit.load(Ordering::SeqCst), lsn: self.log_limit.load(Ordering::SeqCst) }
     }
 
     /// The lease is running.

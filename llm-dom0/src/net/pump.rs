@@ -2,9 +2,10 @@
 
 use super::bridge;
 use super::error::NetError;
-use super::hold::HoldQueue;
 use super::joint::{JointConfig, NetEvent, Shared, Stop};
+use super::lanes::Lanes;
 use super::learn::AddressBook;
+use super::recorder::Recorder;
 use super::stats::{add, set};
 use super::sys::{PacketSocket, Received, Tap};
 use super::vnet;
@@ -45,7 +46,7 @@ pub(super) struct Pump {
     shared: Arc<Shared>,
     tap: Tap,
     epoll: OwnedFd,
-    hold: HoldQueue,
+    hold: Lanes,
     inbox: Inbox,
     book: AddressBook,
     mark: Mark,
@@ -69,7 +70,7 @@ impl Pump {
         tap: Tap,
         config: &JointConfig,
         vif_index: u32,
-        book: AddressBook,
+        recorder: Option<Box<dyn Recorder>>,
         mark: Mark,
         events: Box<dyn FnMut(NetEvent) + Send>,
     ) -> io::Result<Self> {
@@ -81,9 +82,9 @@ impl Pump {
             shared,
             tap,
             epoll,
-            hold: HoldQueue::default(),
+            hold: Lanes::new(recorder),
             inbox: Inbox { buf: vec![0; vnet::SLOT].into_boxed_slice(), pending: 0 },
-            book,
+            book: AddressBook::new(config.mac),
             mark,
             events,
             vif: config.vif.clone(),
@@ -141,18 +142,20 @@ impl Pump {
         if tap || (vif && self.inbox.pending > 0) {
             self.deliver()?;
         }
+        self.flush_log();
         Ok(())
     }
 
     /// Something can leave at once.
     fn due(&self) -> bool {
-        !self.tap_full && self.hold.front(self.shared.limit()).is_some() && self.shared.may_send()
+        !self.tap_full && self.hold.front(self.shared.limits()).is_some() && self.shared.may_send()
     }
 
     fn set_interest(&mut self) -> io::Result<()> {
         let out = |wanted, flags| if wanted { flags | EventFlags::OUT } else { flags };
         let vif = out(self.inbox.pending > 0, EventFlags::IN);
-        let tap_in = if self.inbox.pending > 0 { EventFlags::empty() } else { EventFlags::IN };
+        let stopped = self.inbox.pending > 0 || self.log_is_full();
+        let tap_in = if stopped { EventFlags::empty() } else { EventFlags::IN };
         let tap = out(self.tap_full, tap_in);
         if self.vif_present && vif != self.interest.0 {
             epoll::modify(&self.epoll, &self.shared.vif_socket, EventData::new_u64(VIF), vif)?;
@@ -262,7 +265,7 @@ impl Pump {
     fn release(&mut self) -> io::Result<()> {
         let counters = &self.shared.counters;
         for _ in 0..BUDGET {
-            let Some(packet) = self.hold.front(self.shared.limit()) else { break };
+            let Some((lane, packet)) = self.hold.front(self.shared.limits()) else { break };
             if !self.shared.may_send() && !self.shared.await_lease() {
                 add(&counters.lease_waits, usize::from(!self.lease_over));
                 if !std::mem::replace(&mut self.lease_over, true) {
@@ -292,7 +295,7 @@ impl Pump {
                     _ => add(&counters.dropped_egress, 1),
                 },
             }
-            self.hold.pop();
+            self.hold.pop(lane);
         }
         self.report_fill();
         Ok(())
@@ -302,13 +305,20 @@ impl Pump {
     fn deliver(&mut self) -> io::Result<()> {
         for _ in 0..BUDGET {
             if self.inbox.pending == 0 {
+                if self.log_is_full() {
+                    break;
+                }
                 match self.tap.receive(&mut self.inbox.buf) {
                     Ok(n) => self.inbox.pending = n,
                     Err(e) if e.raw_os_error() == Some(libc::EINTR) => continue,
                     Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EIO)) => break,
                     Err(e) => return Err(e),
                 }
-                vnet::trim_header_hint(&mut self.inbox.buf[..self.inbox.pending]);
+                let packet = &mut self.inbox.buf[..self.inbox.pending];
+                vnet::trim_header_hint(packet);
+                if let Some(recorder) = &mut self.hold.recorder {
+                    recorder.input(packet);
+                }
             }
             if !forward(&self.shared.vif_socket, &self.inbox.buf[..self.inbox.pending], &self.shared) {
                 break;
@@ -316,6 +326,16 @@ impl Pump {
             self.inbox.pending = 0;
         }
         Ok(())
+    }
+
+    fn log_is_full(&self) -> bool {
+        self.hold.recorder.as_ref().is_some_and(|recorder| recorder.is_full())
+    }
+
+    fn flush_log(&mut self) {
+        if let Some(recorder) = &mut self.hold.recorder {
+            recorder.flush();
+        }
     }
 
     /// Ends with the guest on its bridge. Both sides are looked at once more after the move: a packet that comes in

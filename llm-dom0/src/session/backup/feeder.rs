@@ -62,6 +62,8 @@ pub(super) enum FeedError {
 #[derive(Debug)]
 pub(super) struct Feeder {
     pub(super) queue: ByteQueue,
+    /// The domain's interface comes onto no bridge of the network's.
+    isolated: bool,
     inner: Mutex<Inner>,
     ended: Condvar,
 }
@@ -75,8 +77,8 @@ struct Inner {
 
 impl Feeder {
     /// A feeder whose queue holds up to `limit` bytes of the first epoch.
-    pub(super) fn new(limit: u64) -> Self {
-        Self { queue: ByteQueue::new(limit), inner: Mutex::default(), ended: Condvar::new() }
+    pub(super) fn new(limit: u64, isolated: bool) -> Self {
+        Self { queue: ByteQueue::new(limit), isolated, inner: Mutex::default(), ended: Condvar::new() }
     }
 
     /// Ends the queue and has the domain run from what was in it.
@@ -161,7 +163,7 @@ impl Feeder {
         }
         let handed_over = Instant::now();
         // Until xl has ended: each of the domain's interfaces asks for it.
-        let _permit = Permit::grant(Path::new(RUN_DIR), domain, receiver.pid())?;
+        let _permit = Permit::grant(Path::new(RUN_DIR), domain, receiver.pid(), self.isolated)?;
         receiver.take_over(TAKE_OVER_TIMEOUT)?;
         Ok(Fed::TakenOver(TakeOverTimes { handed_over, running: Instant::now() }))
     }

@@ -5,6 +5,8 @@
 
 mod feeder;
 mod intake;
+mod log;
+mod replay;
 mod session;
 mod taken_over;
 
@@ -18,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use llm_core::frame::{Kind, encode_header};
+use llm_core::replay::OnDivergence;
 use llm_core::replication::{
     Backup, ConnectionId, Hello, Holder, MESSAGE_MAX, Message, Mode, ModeSet, Offer, Path, Refusal,
     RefuseReason,
@@ -48,6 +51,10 @@ pub struct BackupConfig {
     pub shadow_pages_max: u64,
     /// Bytes of committed epochs that may wait for `xl`.
     pub buffer_limit: u64,
+    /// What follows when a replayed reply differs from the one that was released.
+    pub on_divergence: OnDivergence,
+    /// Keep the input log of a domain that was taken over, as `DOMAIN.llmlog` in `state_dir`.
+    pub keep_log: bool,
     /// Where is kept what later services must know: which sessions were taken over.
     pub state_dir: PathBuf,
 }
@@ -128,6 +135,7 @@ impl Service {
     /// Accepts connections for ever.
     pub fn run(self) {
         kill_orphaned_helpers();
+        replay::put_back_orphans();
         for stream in self.listener.incoming() {
             let stream = match stream {
                 Ok(stream) => stream,
@@ -260,8 +268,10 @@ impl Shared {
             return Ok(Arc::clone(session));
         }
         let trouble = |e: ToolstackError| Refusal::new(RefuseReason::Full, format_args!("{e}"));
-        let offer =
-            Offer { modes: ModeSet::of(&[Mode::Remus]), shadow_pages_max: self.config.shadow_pages_max };
+        let offer = Offer {
+            modes: ModeSet::of(&[Mode::Remus, Mode::Llm, Mode::LlmPaper]),
+            shadow_pages_max: self.config.shadow_pages_max,
+        };
         // The domain may have left since, and this service may be a later one: the primary that was frozen
         // meanwhile must stop what it has.
         if self.taken_over.contains(hello.session) {

@@ -1,13 +1,17 @@
 //! One protected domain on its backup.
 
+mod logged;
+
 use std::io;
 use std::net::TcpStream;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use llm_core::frame::Kind;
+use llm_core::replay::OnDivergence;
 use llm_core::replication::{
     Addresses, Backup, BackupEvent, BackupPhase, ConnectionId, Data, DiscardReason, EpochEnd, EpochError,
     FIRST_EPOCH, Hello, MESSAGE_MAX, Message, Refusal, RefuseReason, TakeOverReason,
@@ -15,17 +19,20 @@ use llm_core::replication::{
 
 use super::feeder::{Fed, FeedError, Feeder, TakeOverTimes};
 use super::intake::Intake;
+use super::log::LogStore;
+use super::replay::Replaying;
 use super::taken_over::TakenOver;
 use super::{BackupConfig, slot};
 use crate::clock;
 use crate::control::{SessionStatus, TakeoverStatus};
 use crate::link::{Connection, Incoming, Outbox};
-use crate::net::{Announcement, Learnt, announce_repeatedly, bridge_of};
+use crate::net::{Announcement, Learnt, announce_repeatedly, bridge_of, prepare_isolation};
 use crate::xen::toolstack::Xl;
 
 /// A session: its machine, its connections, and the way of its data.
 #[derive(Debug)]
 pub(super) struct Session {
+    me: Weak<Self>,
     id: u64,
     domain: String,
     buffer_limit: u64,
@@ -36,6 +43,12 @@ pub(super) struct Session {
     /// Locked before `core` where both are.
     intake: Mutex<Intake>,
     feeder: Feeder,
+    /// In modes with a log. Locked before `core` where both are.
+    log: Option<Mutex<LogStore>>,
+    replaying: Replaying,
+    on_divergence: OnDivergence,
+    /// Where the log is kept after a take-over.
+    kept_log: Option<PathBuf>,
     taken_over: Arc<TakenOver>,
     /// Another session has taken the domain's name.
     retired: AtomicBool,
@@ -62,8 +75,11 @@ impl Session {
         xl: Xl,
         taken_over: Arc<TakenOver>,
     ) -> io::Result<Arc<Self>> {
+        let has_log = machine.mode().has_log();
+        let kept_log = config.keep_log.then(|| config.state_dir.join(format!("{}.llmlog", machine.domain())));
         let shadow_pages = u32::try_from(machine.shadow_pages()).unwrap_or(u32::MAX);
-        let session = Arc::new(Self {
+        let session = Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
             id: machine.session(),
             domain: machine.domain().to_owned(),
             buffer_limit: config.buffer_limit,
@@ -79,7 +95,11 @@ impl Session {
             changed: Condvar::new(),
             outboxes: [Arc::new(Outbox::new(0)), Arc::new(Outbox::new(0))],
             intake: Mutex::new(Intake::new(shadow_pages, FIRST_EPOCH)),
-            feeder: Feeder::new(config.buffer_limit),
+            feeder: Feeder::new(config.buffer_limit, has_log),
+            log: has_log.then(|| Mutex::new(LogStore::new())),
+            replaying: Replaying::default(),
+            on_divergence: config.on_divergence,
+            kept_log,
             taken_over,
             retired: AtomicBool::new(false),
         });
@@ -146,6 +166,7 @@ impl Session {
         match frame.kind {
             Kind::MESSAGE => self.handle_message(connection, frame.payload),
             Kind::BATCH | Kind::EPOCH_END => self.handle_data(connection, frame),
+            Kind::LOG => self.handle_log(connection, frame),
             kind => {
                 tracing::warn!(domain = self.domain, ?kind, "a frame of a kind that is not expected");
                 ControlFlow::Break(())
@@ -169,11 +190,13 @@ impl Session {
         for outbox in &self.outboxes {
             outbox.close();
         }
+        self.replaying.stop();
     }
 
     pub(super) fn status(&self) -> SessionStatus {
         // Not while a frame is being applied: a status can be a little old.
         let shadow_bytes = self.intake.try_lock().map_or(0, |i| i.shadow_bytes());
+        let (log_records, log_bytes) = self.log().map_or((0, 0), |log| log.fill());
         let core = self.lock();
         let machine = &core.machine;
         let state = core.state.unwrap_or_else(|| match machine.phase() {
@@ -193,7 +216,9 @@ impl Session {
             silence_ms: u64::try_from(silence.as_millis()).unwrap_or(u64::MAX),
             backlog_bytes: self.feeder.queue.fill().0,
             shadow_bytes,
-            takeover: core.takeover,
+            log_records,
+            log_bytes,
+            takeover: core.takeover.clone(),
         }
     }
 
@@ -327,6 +352,9 @@ impl Session {
     }
 
     fn hand_over(&self, epoch: u64) {
+        if let Some(mut log) = self.log() {
+            log.committed(epoch);
+        }
         for chunk in self.intake().committed(epoch) {
             let _ = self.feeder.queue.push_over(chunk);
         }
@@ -360,7 +388,15 @@ impl Session {
             ..TakeoverStatus::default()
         });
         self.taken_over.insert(self.id, &self.domain);
+        if self.log.is_some()
+            && let Err(error) = prepare_isolation()
+        {
+            tracing::error!(domain = self.domain, %error, "the guest cannot be kept off its network");
+        }
         self.feeder.take_over();
+        if self.log.is_some() {
+            self.replay(core, committed);
+        }
     }
 
     fn discard(&self, core: &mut Core, reason: DiscardReason) {
@@ -425,18 +461,24 @@ impl Session {
             (core.machine.addresses().cloned(), core.decided.unwrap_or(times.handed_over))
         };
         tracing::warn!(domain = self.domain, after = ?(times.running - decided), "the domain runs here");
-        if let Some(addresses) = addresses
+        if self.log.is_none()
+            && let Some(addresses) = addresses
             && let Err(error) = self.announce(xl, &addresses)
         {
             tracing::warn!(domain = self.domain, %error, "the domain could not be announced; it will do so itself");
         }
         let ms = |at: Instant| (at - decided).as_secs_f64() * 1e3;
         let mut core = self.lock();
-        core.state = Some("running-here");
+        // With a log, the replay says when.
+        if self.log.is_none() {
+            core.state = Some("running-here");
+        }
         if let Some(takeover) = &mut core.takeover {
             takeover.handover_ms = ms(times.handed_over);
             takeover.running_ms = ms(times.running);
-            takeover.announced_ms = ms(Instant::now());
+            if self.log.is_none() {
+                takeover.announced_ms = ms(Instant::now());
+            }
         }
     }
 

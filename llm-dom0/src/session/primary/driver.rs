@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use llm_core::replication::{
-    CheckpointReason, ConnectionId, PrimaryEvent, PrimaryPhase, Refusal, RefuseReason,
+    CheckpointReason, ConnectionId, Mode, PrimaryEvent, PrimaryPhase, Refusal, RefuseReason,
 };
 use llm_core::time::Instant;
 
 use super::event::{Event, SessionEvent};
+use super::log::{Budget, InputLog};
 use super::network::{Marks, Network};
 use super::pipe::PipeEvent;
 use super::session::{Session, machine_config};
@@ -26,6 +27,8 @@ use crate::net::NetEvent;
 
 /// Longest sleep of the main thread: how stale a status can be.
 const TICK: Duration = Duration::from_millis(100);
+/// While the first copy runs, the log is cut this often.
+const FIRST_CUTS: Duration = Duration::from_secs(1);
 
 /// What follows when the stream has ended.
 #[derive(Debug)]
@@ -43,6 +46,9 @@ pub(super) struct Driver {
     inbox: Receiver<Event>,
     session: Session,
     marks: Arc<Marks>,
+    /// In modes with a log.
+    log: Option<Arc<InputLog>>,
+    cut_at: Instant,
     /// Joined from the first connection on, over all sessions.
     network: Option<Network>,
     watch: Arc<Watch>,
@@ -70,7 +76,9 @@ impl Driver {
         inbox: Receiver<Event>,
         status: Arc<Mutex<PrimaryStatus>>,
     ) -> Result<Self, PrimaryError> {
-        let session = Session::new(&config, machine_config(&config)?, &events);
+        let budget = Budget { bytes: config.log_limit, records: config.log_records };
+        let log = config.mode.has_log().then(|| Arc::new(InputLog::new(budget)));
+        let session = Session::new(&config, machine_config(&config)?, log.as_ref(), &events);
         let now = clock::now();
         Ok(Self {
             config,
@@ -78,6 +86,8 @@ impl Driver {
             inbox,
             session,
             marks: Arc::default(),
+            log,
+            cut_at: now,
             network: None,
             watch: Arc::default(),
             report: Report::new(status),
@@ -230,7 +240,12 @@ impl Driver {
 
     fn handle_pipe(&mut self, event: PipeEvent, now: Instant) -> Result<(), PrimaryError> {
         match event {
-            PipeEvent::Boundary { epoch, limit } => self.session.boundary(epoch, limit),
+            PipeEvent::Boundary { epoch, limit } => {
+                self.session.boundary(epoch, limit);
+                if let Some(log) = &self.log {
+                    log.cut(epoch, limit);
+                }
+            }
             PipeEvent::Read { epoch, at, held } => {
                 self.session.held = held;
                 self.watch.set_busy(!held);
@@ -402,7 +417,7 @@ impl Driver {
     }
 
     fn resume(&mut self, connection: ConnectionId, next_seq: u64, now: Instant) {
-        if !self.session.paths.resume(next_seq) {
+        if !self.session.paths.resume(connection.path, next_seq) {
             tracing::warn!(next_seq, ?connection, "the backup asks for data that is gone: protecting anew");
             self.restart(now);
         }
@@ -415,15 +430,36 @@ impl Driver {
             && !self.unprotected
             && self.next.is_none()
         {
-            network.lease(machine.lease_until());
+            let paper = self.config.mode == Mode::LlmPaper;
+            network.lease(if paper { Instant::from_nanos(u64::MAX) } else { machine.lease_until() });
         }
+        self.tend_log(now);
         let releasing = self.next.is_some() || self.after_release.is_some();
         let stage = match (releasing, self.unprotected) {
             (true, _) => Stage::Releasing,
             (false, true) => Stage::Unprotected,
             (false, false) => Stage::Running,
         };
-        self.report.update(&self.session, self.network.as_ref(), stage, now);
+        self.report.update(&self.session, self.network.as_ref(), self.log.as_deref(), stage, now);
+    }
+
+    /// Bounds the log: by a checkpoint, or, while there is none yet, by telling what the first one will hold anyway.
+    fn tend_log(&mut self, now: Instant) {
+        let Some(log) = &self.log else { return };
+        let machine = &mut self.session.machine;
+        if log.is_over_budget() && machine.checkpoint_requested().is_none() && machine.committed().is_some() {
+            tracing::debug!("the input log nears its bound: early checkpoint");
+            self.report.early += 1;
+            machine.request_checkpoint(CheckpointReason::LogBudget);
+        }
+        if let Some(network) = &self.network
+            && machine.closed().is_none()
+            && now >= self.cut_at
+        {
+            // Up to there the stream was read, and the guest had not been suspended.
+            log.cut(0, network.limit());
+            self.cut_at = now + FIRST_CUTS;
+        }
     }
 }
 

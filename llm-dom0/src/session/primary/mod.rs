@@ -6,6 +6,7 @@
 
 mod driver;
 mod event;
+mod log;
 mod network;
 mod paths;
 mod pipe;
@@ -18,6 +19,7 @@ use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use llm_core::flow::Policy;
 use llm_core::replication::{Mode, OnBackupLoss, Refusal};
 
 use crate::control::PrimaryStatus;
@@ -52,6 +54,12 @@ pub struct PrimaryConfig {
     pub buffer_limit: u64,
     /// Bytes of output that may wait, for each interface.
     pub egress_limit: u64,
+    /// Bytes of the input log between two checkpoints, and on their way to the backup.
+    pub log_limit: u64,
+    /// Records of the input log that ask for a checkpoint.
+    pub log_records: u64,
+    /// Which flows wait for the log, and which for checkpoints.
+    pub policy: Policy,
 }
 
 /// A network interface of the domain.

@@ -8,9 +8,11 @@ use llm_core::time::Instant;
 
 use super::Interface;
 use super::event::Event;
+use super::log::InputLog;
 use crate::checkpoint::tap::PipeTap;
 use crate::control::EgressStatus;
 use crate::net::{Joint, JointConfig, NetError};
+use llm_core::flow::Policy;
 
 /// Where marks come from: the checkpoint pipe of the present stream. Marks never
 /// fall, also from one stream to the next.
@@ -83,10 +85,11 @@ impl Network {
         interfaces: &[Interface],
         egress_limit: u64,
         marks: &Arc<Marks>,
+        log: Option<(&Arc<InputLog>, &Policy)>,
         events: &Sender<Event>,
     ) -> Result<Self, NetError> {
         let mut network = Self::default();
-        for interface in interfaces {
+        for (number, interface) in (0..).zip(interfaces) {
             let config = JointConfig {
                 vif: interface.vif.clone(),
                 bridge: interface.bridge.clone(),
@@ -96,8 +99,10 @@ impl Network {
                 soft_bytes: usize::try_from(egress_limit / 2).unwrap_or(usize::MAX),
             };
             let (marks, events) = (Arc::clone(marks), events.clone());
+            let recorder = log.map(|(log, policy)| log.recorder(number, policy.clone()));
             let joint = Joint::start(
                 &config,
+                recorder,
                 move || marks.mark(),
                 move |event| {
                     // Without a receiver the process is ending.
@@ -105,7 +110,12 @@ impl Network {
                 },
             );
             match joint {
-                Ok(joint) => network.lock().joints.push(joint),
+                Ok(joint) => {
+                    if let Some((log, _)) = log {
+                        log.add_releaser(joint.releaser());
+                    }
+                    network.lock().joints.push(joint);
+                }
                 Err(error) => {
                     network.end(true);
                     return Err(error);
@@ -118,6 +128,11 @@ impl Network {
     /// Lets output with marks below `limit` leave, under the lease, and holds the rest.
     pub(crate) fn hold_from(&self, limit: u64) {
         self.lock().set(limit);
+    }
+
+    /// Output with marks below this may leave.
+    pub(crate) fn limit(&self) -> u64 {
+        self.lock().limit
     }
 
     /// As [`Network::hold_from`], but never takes anything back.

@@ -9,6 +9,7 @@ use llm_core::frame::Kind;
 use llm_core::replication::{ConnectionId, MESSAGE_MAX, Message, Path};
 
 use super::event::{Event, PathEnd, SessionEvent};
+use super::log::InputLog;
 use crate::link::{Connection, Incoming, LinkError, Outbox, dial, read_loop};
 
 /// Dials, reads and writes for one session.
@@ -19,13 +20,27 @@ pub(crate) struct Paths {
     outboxes: [Arc<Outbox>; 2],
     open: [Option<(ConnectionId, Connection)>; 2],
     events: Sender<Event>,
+    /// In modes with a log.
+    log: Option<Arc<InputLog>>,
 }
 
 impl Paths {
-    /// No connection yet. Bulk data that is not committed is bounded by `buffer_limit` bytes.
-    pub(crate) fn new(session: u64, backup: String, buffer_limit: u64, events: Sender<Event>) -> Self {
-        let outboxes = [Arc::new(Outbox::new(0)), Arc::new(Outbox::new(buffer_limit))];
-        Self { session, backup, outboxes, open: [None, None], events }
+    /// No connection yet. Bulk data that is not committed, and log frames that are not acknowledged, are bounded in bytes.
+    pub(crate) fn new(
+        session: u64,
+        backup: String,
+        buffer_limit: u64,
+        log: Option<(Arc<InputLog>, u64)>,
+        events: Sender<Event>,
+    ) -> Self {
+        let (log, log_limit) = log.map_or((None, 0), |(log, limit)| (Some(log), limit));
+        let outboxes = [Arc::new(Outbox::new(log_limit)), Arc::new(Outbox::new(buffer_limit))];
+        Self { session, backup, outboxes, open: [None, None], events, log }
+    }
+
+    /// Where log frames go.
+    pub(crate) fn control(&self) -> &Arc<Outbox> {
+        &self.outboxes[slot(Path::Control)]
     }
 
     /// Where bulk data goes.
@@ -53,12 +68,20 @@ impl Paths {
         let at = slot(connection.path);
         let started = Connection::start(stream, &self.outboxes[at], name).and_then(|link| {
             let (events, session) = (self.events.clone(), self.session);
+            let log = self.log.clone().filter(|_| connection.path == Path::Control);
             let (stream, peer) = (link.stream(), link.peer);
             std::thread::Builder::new().name(format!("{name}-rx")).spawn(move || {
                 let send = |event| {
                     let _ = events.send(Event::Session { session, event });
                 };
                 let ended = read_loop(&stream, peer, |frame| match read_message(&frame) {
+                    // Packets wait for it: it does not take the way over the main thread.
+                    Ok(Message::LogAck(ack)) if log.is_some() => {
+                        if let Some(log) = &log {
+                            log.acknowledged(session, ack.next_seq);
+                        }
+                        ControlFlow::Continue(())
+                    }
                     Ok(message) => {
                         send(SessionEvent::Message { connection, message: Box::new(message) });
                         ControlFlow::Continue(())
@@ -99,10 +122,10 @@ impl Paths {
         }
     }
 
-    /// Lets bulk data flow from `next_seq` on. False if that is not kept any more.
+    /// Lets data flow on that path from `next_seq` on. False if that is not kept any more.
     #[must_use]
-    pub(crate) fn resume(&self, next_seq: u64) -> bool {
-        self.bulk().resume(next_seq)
+    pub(crate) fn resume(&self, path: Path, next_seq: u64) -> bool {
+        self.outboxes[slot(path)].resume(next_seq)
     }
 
     /// Closes the connection, if it is still the path's.

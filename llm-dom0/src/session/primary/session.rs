@@ -9,6 +9,7 @@ use llm_core::replication::{EpochEnd, FIRST_EPOCH, Primary};
 use llm_core::time::Instant;
 
 use super::event::{Event, SessionEvent};
+use super::log::InputLog;
 use super::network::Marks;
 use super::paths::Paths;
 use super::stream::{Stream, StreamConfig};
@@ -40,13 +41,15 @@ impl Session {
     pub(crate) fn new(
         config: &PrimaryConfig,
         machine: llm_core::replication::PrimaryConfig,
+        log: Option<&Arc<InputLog>>,
         events: &Sender<Event>,
     ) -> Self {
         let id = machine.session;
+        let log = log.map(|log| (Arc::clone(log), config.log_limit));
         Self {
             id,
             machine: Primary::new(machine, clock::now()),
-            paths: Paths::new(id, config.backup.clone(), config.buffer_limit, events.clone()),
+            paths: Paths::new(id, config.backup.clone(), config.buffer_limit, log, events.clone()),
             stream: None,
             starting: false,
             held: false,

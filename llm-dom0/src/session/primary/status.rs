@@ -8,6 +8,7 @@ use llm_core::time::Instant;
 
 use super::super::samples::Samples;
 use super::PrimaryConfig;
+use super::log::InputLog;
 use super::network::Network;
 use super::session::Session;
 use crate::checkpoint::encode::EpochSummary;
@@ -114,7 +115,14 @@ impl Report {
     }
 
     /// Writes it all where the control socket reads it.
-    pub(crate) fn update(&self, session: &Session, network: Option<&Network>, stage: Stage, now: Instant) {
+    pub(crate) fn update(
+        &self,
+        session: &Session,
+        network: Option<&Network>,
+        log: Option<&InputLog>,
+        stage: Stage,
+        now: Instant,
+    ) {
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let machine = &session.machine;
         let state = match (machine.phase(), stage) {
@@ -148,6 +156,7 @@ impl Report {
         status.shadow_bytes = session.stream.as_ref().map_or(0, |s| s.shadow_bytes());
         status.pause = self.pauses.to_status();
         status.egress = egress;
+        status.log = log.map(InputLog::status);
         status.backup_losses = self.losses;
     }
 

@@ -138,7 +138,7 @@ impl Driver {
                     Err(error) => return Some(Err(error)),
                 };
                 self.session.paths.finish();
-                self.session = Session::new(&self.config, machine, &self.events);
+                self.session = Session::new(&self.config, machine, self.log.as_ref(), &self.events);
                 self.pause_until = now + RETRY;
                 None
             }

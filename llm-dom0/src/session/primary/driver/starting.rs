@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use llm_core::replication::Path;
+use llm_core::replication::{Mode, Path};
 use llm_core::time::Instant;
 
 use super::super::event::Event;
@@ -24,10 +24,18 @@ impl Driver {
             return Ok(());
         }
         let domain = self.config.domain.clone();
+        if let Some(log) = &self.log {
+            log.begin(self.session.id, self.session.paths.control());
+        }
         if self.network.is_none() {
-            let network =
-                Network::join(&self.config.interfaces, self.config.egress_limit, &self.marks, &self.events)
-                    .map_err(|source| PrimaryError::Net { domain: domain.clone(), source })?;
+            let network = Network::join(
+                &self.config.interfaces,
+                self.config.egress_limit,
+                &self.marks,
+                self.log.as_ref().map(|log| (log, &self.config.policy)),
+                &self.events,
+            )
+            .map_err(|source| PrimaryError::Net { domain: domain.clone(), source })?;
             self.network = Some(network);
             self.start_watcher(&domain)?;
         }
@@ -35,7 +43,9 @@ impl Driver {
         // The backup has nothing to take over with: output may pass until the first suspension.
         self.unprotected = false;
         network.lease(Instant::from_nanos(u64::MAX));
-        network.hold_from(self.marks.end() + 1);
+        // As published, nothing is held at all.
+        let paper = self.config.mode == Mode::LlmPaper;
+        network.hold_from(if paper { u64::MAX } else { self.marks.end() + 1 });
         let pass = network.limiter();
         let config = StreamConfig {
             session: self.session.id,
