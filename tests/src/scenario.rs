@@ -89,7 +89,9 @@ pub fn backup_address(host: usize) -> String {
 /// # Errors
 /// As the lab's, or it does not listen in time.
 pub fn start_backup(lab: &Lab, host: usize) -> Result<()> {
-    let command = format!("exec llm --log debug backup --listen {}", backup_address(host));
+    // The Date in nginx' replies is another one the second time: told, and no reason to break a connection.
+    let options = "--on-divergence serve --keep-log";
+    let command = format!("exec llm --log debug backup --listen {} {options}", backup_address(host));
     lab.host(host).spawn_detached(&command, BACKUP_LOG)?;
     wait("llm backup to listen", Duration::from_secs(20), || {
         let backup = backup_status(lab, host)?;

@@ -2,6 +2,7 @@
 
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
+use llm_core::replication;
 use llm_tests::lab::{self, Lab, Link, Llm, Options, Progress, State};
 use llm_tests::{demo, faults, replay_sim, suite};
 use std::io::{self, Read as _, Write as _};
@@ -28,9 +29,15 @@ enum Action {
         /// Put this `llm` binary into the hosts instead of building it.
         #[arg(long, value_name = "FILE")]
         llm: Option<PathBuf>,
-        /// Time between two checkpoints, in milliseconds.
+        /// Show this mode only.
+        #[arg(long, value_enum)]
+        mode: Option<Mode>,
+        /// Time between two checkpoints in mode remus and of stock xl, in milliseconds.
         #[arg(long, default_value_t = 200)]
         interval: u64,
+        /// Time between two checkpoints in mode llm, in milliseconds.
+        #[arg(long, default_value_t = 2000)]
+        llm_interval: u64,
         /// How long the clients are watched in each phase, in seconds.
         #[arg(long, default_value_t = 15)]
         watch: u64,
@@ -43,6 +50,9 @@ enum Action {
         /// How often.
         #[arg(short, default_value_t = 10)]
         n: u32,
+        /// How the guest is protected.
+        #[arg(long, value_enum, default_value = "llm")]
+        mode: Mode,
         /// Put this `llm` binary into the hosts instead of building it.
         #[arg(long, value_name = "FILE")]
         llm: Option<PathBuf>,
@@ -181,6 +191,13 @@ enum Action {
     },
 }
 
+/// A mode of `llm protect` that clients can trust.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    Llm,
+    Remus,
+}
+
 /// A host as the user names it.
 #[derive(Debug, Clone, Copy)]
 struct HostNumber(usize);
@@ -210,10 +227,18 @@ fn main() -> ExitCode {
 fn act(args: &Args) -> lab::Result<ExitCode> {
     let attach = || Lab::attach(&args.name);
     match &args.command {
-        Action::Demo { llm, interval, watch, no_stock } => {
+        Action::Demo { llm, mode, interval, llm_interval, watch, no_stock } => {
             lab::clean_on_exit(&args.name)?;
             let options = demo::Options {
                 llm: llm.clone().map_or(Llm::Build, Llm::File),
+                modes: [Mode::Llm, Mode::Remus]
+                    .into_iter()
+                    .filter(|m| mode.is_none_or(|only| only == *m))
+                    .map(|m| match m {
+                        Mode::Llm => (replication::Mode::Llm, Duration::from_millis(*llm_interval)),
+                        Mode::Remus => (replication::Mode::Remus, Duration::from_millis(*interval)),
+                    })
+                    .collect(),
                 interval: Duration::from_millis(*interval),
                 watch: Duration::from_secs(*watch),
                 stock: !no_stock,
@@ -221,13 +246,15 @@ fn act(args: &Args) -> lab::Result<ExitCode> {
             };
             return Ok(verdict(demo::run(&options)));
         }
-        Action::Soak { n, llm } => {
+        Action::Soak { n, mode, llm } => {
             lab::clean_on_exit(&args.name)?;
             let llm = llm.clone().map_or(Llm::Build, Llm::File);
-            let held = demo::soak(&args.name, llm, *n).map(|held| {
-                println!("{held} of {n} failovers held");
-                held == *n
-            });
+            let held =
+                demo::soak(&args.name, llm, *n, if *mode == Mode::Llm { demo::LLM } else { demo::REMUS })
+                    .map(|held| {
+                        println!("{held} of {n} failovers held");
+                        held == *n
+                    });
             return Ok(verdict(held));
         }
         Action::Faults { only, llm, running } => {

@@ -10,11 +10,17 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use crate::lab::{Lab, Link, Llm, Progress, guest};
+use crate::lab::{BOOT_TIMEOUT, Lab, Link, Llm, Progress, guest};
 use crate::report::{Fact, Report, Run, Verdict, table, utc};
 use crate::scenario::{self, Result, ScenarioError};
+use llm_core::replication::Mode;
 
 pub use soak::soak;
+
+/// Options of `llm protect` for the short soak.
+pub const REMUS: &str = "--mode remus --interval 200ms";
+/// The same, with an input log.
+pub const LLM: &str = "--mode llm --interval 2s";
 
 /// How the demo is run.
 #[derive(Clone, Debug)]
@@ -23,7 +29,9 @@ pub struct Options {
     pub name: String,
     /// The `llm` binary for the hosts.
     pub llm: Llm,
-    /// Time between two checkpoints.
+    /// Modes to show, with their times between two checkpoints.
+    pub modes: Vec<(Mode, Duration)>,
+    /// Time between two checkpoints of stock `xl remus`.
     pub interval: Duration,
     /// How long the clients are watched before protection, and while protected.
     pub watch: Duration,
@@ -38,6 +46,7 @@ impl Options {
         Self {
             name: name.into(),
             llm: Llm::Build,
+            modes: vec![(Mode::Llm, Duration::from_secs(2)), (Mode::Remus, Duration::from_millis(200))],
             interval: Duration::from_millis(200),
             watch: Duration::from_secs(15),
             stock: true,
@@ -78,11 +87,23 @@ fn run_on(lab: &Lab, options: &Options, progress: &Progress) -> Result<(bool, Ve
     let step = progress.step("Creating the guest");
     lab.guest_create(0)?;
     step.done("answers HTTP and Redis");
-    let run = failover::run(lab, options)?;
-    let held = run.verdict() == Verdict::Held;
-    let mut runs = vec![run];
+    let (mut held, mut runs, mut from) = (true, Vec::new(), 0);
+    for &(mode, interval) in &options.modes {
+        if from != 0 || !runs.is_empty() {
+            let step = progress.step(format!("Mode {mode}: booting the lost host anew"));
+            // Its work is done; the guest stays.
+            lab.host(from).run("killall llm; sleep 1")?;
+            lab.host(1 - from).start()?;
+            lab.host(1 - from).wait_ready(BOOT_TIMEOUT)?;
+            step.done("ready");
+        }
+        let run = failover::run(lab, options, failover::Way { mode, interval, from })?;
+        held &= run.verdict() == Verdict::Held;
+        runs.push(run);
+        from = 1 - from;
+    }
     if options.stock {
-        runs.push(stock::run(lab, options, progress)?);
+        runs.push(stock::run(lab, options, 1 - from, progress)?);
     }
     Ok((held, runs))
 }

@@ -13,16 +13,17 @@ use crate::scenario::{Clients, Result, ensure_held, protect, wait_session};
 /// precedes it: some fall into the pause, some into the transfer, some between.
 const MOMENTS: [f64; 10] = [0.0, 0.37, 0.74, 0.11, 0.48, 0.85, 0.22, 0.59, 0.96, 0.33];
 
-/// Repeats the failover `times` times in a lab of its own; how often it held.
+/// Repeats the failover `times` times in a lab of its own, with these options of `llm protect`; how often it held.
 ///
 /// # Errors
 /// When the lab fails; a failover that does not hold is counted and told, and ends the run.
-pub fn soak(name: &str, llm: Llm, times: u32) -> Result<u32> {
+pub fn soak(name: &str, llm: Llm, times: u32, options: &str) -> Result<u32> {
     let progress = Progress::new();
-    let options = crate::lab::Options { name: name.into(), llm, progress, ..crate::lab::Options::default() };
-    let lab = Lab::up(&options)?;
+    let lab_options =
+        crate::lab::Options { name: name.into(), llm, progress, ..crate::lab::Options::default() };
+    let lab = Lab::up(&lab_options)?;
     lab.guest_create(0)?;
-    let result = failovers(&lab, times, &progress);
+    let result = failovers(&lab, times, options, &progress);
     if !matches!(result, Ok(held) if held == times) {
         let folder = lab.paths().logs().with_file_name("soak");
         let _ = std::fs::create_dir_all(&folder);
@@ -33,16 +34,18 @@ pub fn soak(name: &str, llm: Llm, times: u32) -> Result<u32> {
 }
 
 /// The guest starts on the first host.
-pub(crate) fn failovers(lab: &Lab, times: u32, progress: &Progress) -> Result<u32> {
+pub(crate) fn failovers(lab: &Lab, times: u32, options: &str, progress: &Progress) -> Result<u32> {
     for round in 0..times {
         let (from, to) = if round % 2 == 0 { (0, 1) } else { (1, 0) };
         let moment = MOMENTS[round as usize % MOMENTS.len()];
         let step = progress.step(format!("Failover {} of {times}: host{} dies", round + 1, from + 1));
-        let clients = Clients::start(lab)?;
-        let status = protect(lab, from, "--interval 200ms")?;
-        sleep(Duration::from_secs(4));
+        let status = protect(lab, from, options)?;
+        // Behind the first copy, which they would make last for minutes on an emulated host.
+        let clients = Clients::start_all(lab)?;
+        sleep(Duration::from_secs(6));
         // Anywhere within the real interval of this host.
-        let interval = Duration::from_millis(status.real_interval_ms.clamp(200, 2000));
+        let interval =
+            Duration::from_millis(status.real_interval_ms.clamp(status.interval_ms.max(200), 4000));
         sleep(interval.mul_f64(moment));
         lab.host(from).kill()?;
         let mut marks = Marks { failed_ns: Some(now_ns()), ..Marks::default() };
@@ -58,9 +61,13 @@ pub(crate) fn failovers(lab: &Lab, times: u32, progress: &Progress) -> Result<u3
             return Ok(round);
         }
         step.done(&format!(
-            "held; {} epochs, kill at {moment:.2} of an interval, downtime {} ms",
+            "held; {} epochs, kill at {moment:.2} of an interval, downtime {} ms{}",
             session.epochs_committed,
-            downtime / 1_000_000
+            downtime / 1_000_000,
+            session.takeover.and_then(|t| t.replay).map_or_else(String::new, |replay| format!(
+                ", {} records replayed, {} connections carried, reset {:?}",
+                replay.records, replay.carried, replay.resets
+            ))
         ));
         // The former backup now is the primary; its llm backup has done its work.
         lab.host(to).run("killall llm; sleep 1")?;

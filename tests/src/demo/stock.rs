@@ -21,15 +21,16 @@ const PORT: u16 = 7799;
 const SENDER_LOG: &str = "/var/log/stock-remus.log";
 const RECEIVER_LOG: &str = "/var/log/stock-receive.log";
 
-/// The first host is down and the guest runs on the second; afterwards neither runs it.
-pub(super) fn run(lab: &Lab, options: &Options, progress: &Progress) -> Result<Run> {
-    let step = progress.step("Stock xl remus: booting the first host anew");
-    lab.host(1).run(&format!("killall llm; sleep 1; xl destroy {}", guest::NAME))?;
-    lab.host(0).start()?;
-    lab.host(0).wait_ready(BOOT_TIMEOUT)?;
+/// Host `from` is down and the guest runs on the other; afterwards neither runs it.
+pub(super) fn run(lab: &Lab, options: &Options, from: usize, progress: &Progress) -> Result<Run> {
+    let to = 1 - from;
+    let step = progress.step("Stock xl remus: booting the lost host anew");
+    lab.host(to).run(&format!("killall llm; sleep 1; xl destroy {}", guest::NAME))?;
+    lab.host(from).start()?;
+    lab.host(from).wait_ready(BOOT_TIMEOUT)?;
     step.done("ready");
     let step = progress.step("Stock xl remus: the same guest");
-    lab.create(0, guest::PLAIN)?;
+    lab.create(from, guest::PLAIN)?;
     step.done("answers");
 
     let interval_ms = options.interval.as_millis();
@@ -40,45 +41,46 @@ pub(super) fn run(lab: &Lab, options: &Options, progress: &Progress) -> Result<R
     marks.protecting_ns = Some(now_ns());
     // Whole words for the receiving side's shell; xl reads stdin and answers on stdout.
     let receive = format!("exec nc -l -p {PORT} -e xl -vvv migrate-receive -r");
-    lab.host(1).spawn_detached(&receive, RECEIVER_LOG)?;
+    lab.host(to).spawn_detached(&receive, RECEIVER_LOG)?;
     let listens = format!("netstat -tln | grep -q ':{PORT} '");
-    lab.host(1).wait_for(&listens, Duration::from_secs(20))?;
-    let before = link_bytes(lab, 1)?;
-    let backup = Link::Replication.host_address(2);
+    lab.host(to).wait_for(&listens, Duration::from_secs(20))?;
+    let before = link_bytes(lab, to)?;
+    let backup = Link::Replication.host_address(to + 1);
     let send = format!(
         "exec xl -vvv remus -Fdn -i {interval_ms} -s '' {} 'exec lab-agent pipe {backup}:{PORT}'",
         guest::PLAIN
     );
-    lab.host(0).spawn_detached(&send, SENDER_LOG)?;
+    lab.host(from).spawn_detached(&send, SENDER_LOG)?;
     // Its own log is all that tells of checkpoints.
     let count = format!("grep -c 'Checkpointed save' {SENDER_LOG}");
     let checkpoints = || -> Result<u64> {
-        let text = lab.host(0).run(&count)?.text();
+        let text = lab.host(from).run(&count)?.text();
         Ok(text.trim().parse().unwrap_or(0))
     };
     wait("stock xl remus to make two checkpoints", FIRST_COPY, || {
         let made = checkpoints()?;
-        let said =
-            || lab.host(0).run(&format!("tail -5 {SENDER_LOG}")).map_or_else(|e| e.to_string(), |o| o.text());
+        let said = || {
+            lab.host(from).run(&format!("tail -5 {SENDER_LOG}")).map_or_else(|e| e.to_string(), |o| o.text())
+        };
         Ok((made >= 2, move || format!("{made}; it said {}", said())))
     })?;
     marks.protected_ns = Some(now_ns());
     step.done("checkpoints");
     let watch = format!("llm watch {} --json --for {}ms", guest::PLAIN, options.watch.as_millis());
-    let pauses = lab.host(0).check(&watch)?.text();
-    let pauses: PauseStatus =
-        serde_json::from_str(pauses.trim()).map_err(|source| ScenarioError::Status { host: 1, source })?;
+    let pauses = lab.host(from).check(&watch)?.text();
+    let pauses: PauseStatus = serde_json::from_str(pauses.trim())
+        .map_err(|source| ScenarioError::Status { host: from + 1, source })?;
     let epochs = checkpoints()?;
-    let sent = link_bytes(lab, 1)?.saturating_sub(before);
+    let sent = link_bytes(lab, to)?.saturating_sub(before);
 
     let step = progress.step("Stock xl remus: the primary host is killed");
-    lab.host(0).kill()?;
+    lab.host(from).kill()?;
     let failed_ns = now_ns();
     marks.failed_ns = Some(failed_ns);
     let start = Instant::now();
     let mut detected = None;
     while detected.is_none() && start.elapsed() < PATIENCE {
-        if lab.host(1).run(&format!("grep -q 'Remus Failover' {RECEIVER_LOG}"))?.success() {
+        if lab.host(to).run(&format!("grep -q 'Remus Failover' {RECEIVER_LOG}"))?.success() {
             detected = Some(start.elapsed());
         }
         sleep(Duration::from_millis(200));

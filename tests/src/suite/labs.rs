@@ -45,7 +45,7 @@ pub(super) fn demo(options: &Options) -> Outcome {
 }
 
 pub(super) fn soak(options: &Options) -> Outcome {
-    match again_once(|| main_job::soak(&options.name, options.llm.clone(), SOAK)) {
+    match again_once(|| main_job::soak(&options.name, options.llm.clone(), SOAK, main_job::REMUS)) {
         Ok(held) => Outcome {
             passed: held as usize,
             failed: SOAK.saturating_sub(held) as usize,
