@@ -51,7 +51,7 @@ enum Action {
         #[arg(short, default_value_t = 10)]
         n: u32,
         /// How the guest is protected.
-        #[arg(long, value_enum, default_value = "llm")]
+        #[arg(long, value_enum, default_value = "remus")]
         mode: Mode,
         /// Put this `llm` binary into the hosts instead of building it.
         #[arg(long, value_name = "FILE")]

@@ -85,13 +85,16 @@ impl InputLog {
     /// A session begins whose log goes to `outbox`.
     pub(crate) fn begin(&self, session: u64, outbox: &Arc<Outbox>) {
         let mut inner = self.lock();
+        self.forget(&mut inner);
         inner.session = Some((session, Arc::clone(outbox)));
         inner.epoch = FIRST_EPOCH;
         inner.awaited = false;
-        inner.batch.clear();
-        inner.frames.clear();
         inner.since_cut = LogStatus::default();
-        self.unacknowledged.store(0, Ordering::Relaxed);
+    }
+
+    /// Nothing is logged any more, and nothing waits for it, until a session begins.
+    pub(crate) fn end(&self) {
+        self.forget(&mut self.lock());
     }
 
     /// Who lets packets go.
@@ -174,8 +177,15 @@ impl InputLog {
                 self.unacknowledged.fetch_add(bytes, Ordering::Relaxed);
             }
             // The session has ended; what comes next begins with a whole checkpoint.
-            Err(_) => inner.session = None,
+            Err(_) => self.forget(inner),
         }
+    }
+
+    fn forget(&self, inner: &mut Inner) {
+        inner.session = None;
+        inner.batch.clear();
+        inner.frames.clear();
+        self.unacknowledged.store(0, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -349,6 +359,8 @@ mod tests {
             recorder.input(&[0; 20]);
         }
         assert!(log.is_over_budget(), "by number");
+        log.end();
+        assert!(!recorder.is_full(), "what no backup waits for stops no input");
     }
 
     #[test]

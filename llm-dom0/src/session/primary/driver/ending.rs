@@ -189,6 +189,9 @@ impl Driver {
 
     /// Protection is over: what waits may leave, and whatever comes.
     pub(super) fn let_everything_out(&self) {
+        if let Some(log) = &self.log {
+            log.end();
+        }
         if let Some(network) = &self.network {
             network.lease(Instant::from_nanos(u64::MAX));
             network.release(u64::MAX);
