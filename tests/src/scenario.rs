@@ -229,7 +229,7 @@ pub fn protect(lab: &Lab, host: usize, options: &str) -> Result<PrimaryStatus> {
         start_backup(lab, 1 - host)?;
     }
     start_protect(lab, host, options)?;
-    wait_primary(lab, host, &["protected"], Duration::from_secs(120))
+    wait_primary(lab, host, &["protected"], Duration::from_secs(240))
 }
 
 /// The guest's clients while they run.

@@ -17,6 +17,8 @@ use llm_dom0::control::{FidelityStatus, ReplayStatus};
 
 /// Between two looks of the live view.
 const LOOK: Duration = Duration::from_millis(250);
+/// Time for the first copy: 25 s on an idle machine, and more than 100 s on a busy one.
+const FIRST_COPY: Duration = Duration::from_secs(300);
 /// After the failure the clients are watched this long once they get replies again.
 const AFTER: Duration = Duration::from_secs(8);
 
@@ -42,7 +44,7 @@ pub(super) fn run(lab: &Lab, options: &Options, way: Way) -> Result<Run> {
     start_backup(lab, to)?;
     let before = link_bytes(lab, to)?;
     start_protect(lab, from, &format!("--mode {} --interval {}ms", way.mode, way.interval.as_millis()))?;
-    view.until("first copy", Duration::from_secs(180), || {
+    view.until("first copy", FIRST_COPY, || {
         let status = primary_status(lab, from)?;
         Ok(status.is_some_and(|s| s.state == "protected"))
     })?;

@@ -16,7 +16,7 @@ use crate::scenario::{Clients, Result, ScenarioError, wait};
 /// How long a dead primary may go unnoticed before it counts as never noticed.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Time for the first copy and two checkpoints; on an idle machine 25 s.
-const FIRST_COPY: Duration = Duration::from_secs(150);
+const FIRST_COPY: Duration = Duration::from_secs(240);
 const PORT: u16 = 7799;
 const SENDER_LOG: &str = "/var/log/stock-remus.log";
 const RECEIVER_LOG: &str = "/var/log/stock-receive.log";

@@ -105,7 +105,11 @@ impl BackupHost {
             0 => {
                 if let Some(connection) = connection {
                     let seq = number(1, input);
-                    assert_eq!(machine.log_received(connection, seq), Data::Stale, "a log without a mode for it");
+                    assert_eq!(
+                        machine.log_received(connection, seq),
+                        Data::Stale,
+                        "a log without a mode for it"
+                    );
                 }
                 self.newest = handed_in;
                 machine.cut_received(u64::from(byte), now);
