@@ -95,13 +95,12 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
 /// # Errors
 /// The system's, when a write fails.
 fn write_loop(mut stream: &TcpStream, outbox: &Outbox, generation: u64) -> io::Result<()> {
-    let mut seq = 0u64;
     while let Some(out) = outbox.next(generation) {
         match out {
-            Outgoing::Message(payload) => {
+            Outgoing::Rest(rest) => stream.write_all(&rest)?,
+            Outgoing::Message(seq, payload) => {
                 // One write, so that a small message is one segment.
                 let header = frame::encode_header(Kind::MESSAGE, 0, seq, &payload);
-                seq += 1;
                 let mut whole = Vec::with_capacity(header.len() + payload.len());
                 whole.extend_from_slice(&header);
                 whole.extend_from_slice(&payload);
@@ -184,7 +183,7 @@ impl Connection {
         tune(&stream)?;
         let peer = stream.peer_addr()?;
         let stream = Arc::new(stream);
-        let generation = outbox.connect();
+        let generation = outbox.connect(Some(Arc::clone(&stream)));
         let writer = (Arc::clone(&stream), Arc::clone(outbox));
         std::thread::Builder::new().name(format!("{name}-tx")).spawn(move || {
             let (stream, outbox) = writer;

@@ -2,6 +2,7 @@
 //! outboxes that survive them.
 
 mod connection;
+mod direct;
 mod outbox;
 
 pub use connection::{Connection, Incoming, LinkError, MAX_PAYLOAD, dial, read_loop, tune};

@@ -5,11 +5,17 @@
 //! breaks they are worthless and dropped. Data frames belong to the session:
 //! they stay until their epoch is committed, and a new connection starts at
 //! the first one that the backup says it lacks.
+//!
+//! What is small and finds nothing ahead of it is written by whoever queues it, as far as the socket takes it: a
+//! request's way to the backup and back then wakes no writer thread.
 
 use std::collections::VecDeque;
+use std::net::TcpStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use llm_core::frame::Kind;
+use llm_core::frame::{Kind, encode_header};
+
+use super::direct;
 
 /// A data frame: a batch of encoded pages, or the end of an epoch.
 #[derive(Clone, Debug)]
@@ -25,8 +31,10 @@ pub struct DataFrame {
 /// What a connection's writer has to write next.
 #[derive(Clone, Debug)]
 pub enum Outgoing {
-    /// An encoded message.
-    Message(Vec<u8>),
+    /// The rest of a frame that was written in part.
+    Rest(Vec<u8>),
+    /// An encoded message, and its number on this connection.
+    Message(u64, Vec<u8>),
     /// A data frame.
     Data(DataFrame),
 }
@@ -52,6 +60,8 @@ pub struct Closed;
 /// Messages queued at most; more means that the peer reads nothing, and
 /// heartbeats older than that are of no use to it.
 const MESSAGES_MAX: usize = 1024;
+/// Payloads longer than this are left to the writer thread, so that their producer does not pay for the copy.
+const DIRECT_MAX: usize = 16 * 1024;
 
 /// Outgoing side of one path. Shared by its producers and one writer at a time.
 #[derive(Debug)]
@@ -66,6 +76,14 @@ pub struct Outbox {
 #[derive(Debug)]
 struct Inner {
     messages: VecDeque<Vec<u8>>,
+    /// Number of the connection's next message.
+    next_message: u64,
+    /// What a direct write has left over; it comes first.
+    rest: Vec<u8>,
+    /// Where direct writes go; none if there shall be none.
+    socket: Option<Arc<TcpStream>>,
+    /// The writer has something in hand.
+    writing: bool,
     data: VecDeque<DataFrame>,
     /// Sequence of the newest data frame that was pushed.
     last_seq: u64,
@@ -89,6 +107,10 @@ impl Outbox {
         Self {
             inner: Mutex::new(Inner {
                 messages: VecDeque::new(),
+                next_message: 0,
+                rest: Vec::new(),
+                socket: None,
+                writing: false,
                 data: VecDeque::new(),
                 last_seq: 0,
                 cursor: None,
@@ -105,13 +127,14 @@ impl Outbox {
         }
     }
 
-    /// A new connection takes over; earlier writers end. Returns its generation.
-    pub fn connect(&self) -> u64 {
+    /// A new connection takes over; earlier writers end. Returns its generation. With a `socket`, which must be
+    /// the one that the connection's writer writes to, small frames go to it without a detour over the writer.
+    pub fn connect(&self, socket: Option<Arc<TcpStream>>) -> u64 {
         let mut inner = self.lock();
         inner.generation += 1;
         inner.up = true;
         inner.stand_still();
-        inner.messages.clear();
+        inner.socket = socket;
         self.ready.notify_all();
         inner.generation
     }
@@ -122,7 +145,6 @@ impl Outbox {
         if inner.generation == generation {
             inner.up = false;
             inner.stand_still();
-            inner.messages.clear();
             self.ready.notify_all();
         }
     }
@@ -149,8 +171,10 @@ impl Outbox {
     /// Queues a message for the present connection; without one it is dropped.
     pub fn message(&self, bytes: Vec<u8>) {
         let mut inner = self.lock();
-        if inner.up && inner.messages.len() < MESSAGES_MAX {
+        if inner.up && inner.messages.len() < MESSAGES_MAX && !inner.write_message(&bytes) {
             inner.messages.push_back(bytes);
+        }
+        if inner.has_work() {
             self.ready.notify_all();
         }
     }
@@ -202,8 +226,13 @@ impl Outbox {
             if inner.generation != generation {
                 return None;
             }
+            inner.writing = true;
+            if !inner.rest.is_empty() {
+                return Some(Outgoing::Rest(std::mem::take(&mut inner.rest)));
+            }
             if let Some(message) = inner.messages.pop_front() {
-                return Some(Outgoing::Message(message));
+                inner.next_message += 1;
+                return Some(Outgoing::Message(inner.next_message - 1, message));
             }
             if inner.closed || !inner.up {
                 return None;
@@ -212,6 +241,7 @@ impl Outbox {
                 self.room.notify_all();
                 return Some(Outgoing::Data(frame));
             }
+            inner.writing = false;
             inner = self.ready.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -247,6 +277,7 @@ impl Inner {
         if self.closed {
             return Err(Closed);
         }
+        let is_next = self.is_idle() && self.cursor == Some(self.last_seq + 1);
         self.last_seq += 1;
         self.bytes += payload.len() as u64;
         self.unsent += payload.len() as u64;
@@ -255,8 +286,54 @@ impl Inner {
         while self.bytes > self.limit && self.data.front().is_some_and(|f| self.cursor > Some(f.seq)) {
             self.drop_oldest();
         }
-        ready.notify_all();
+        if is_next {
+            self.write_data();
+        }
+        if self.has_work() {
+            ready.notify_all();
+        }
         Ok(self.last_seq)
+    }
+
+    /// Nothing is ahead of a message, and the writer does nothing.
+    fn is_idle(&self) -> bool {
+        self.up && !self.closed && !self.writing && self.rest.is_empty() && self.messages.is_empty()
+    }
+
+    /// The writer has something to do.
+    fn has_work(&self) -> bool {
+        !self.rest.is_empty()
+            || !self.messages.is_empty()
+            || self.cursor.is_some_and(|cursor| cursor <= self.last_seq)
+    }
+
+    /// Writes a message at once, if that does not wait. False if nothing of it was written.
+    fn write_message(&mut self, payload: &[u8]) -> bool {
+        let header = encode_header(Kind::MESSAGE, 0, self.next_message, payload);
+        let written = self.is_idle() && self.write(&header, payload);
+        self.next_message += u64::from(written);
+        written
+    }
+
+    /// Writes the newest data frame at once, if that does not wait; the cursor stands on it.
+    fn write_data(&mut self) {
+        let Some(frame) = self.data.back().cloned() else { return };
+        let header = encode_header(frame.kind, 0, frame.seq, &frame.payload);
+        if frame.payload.len() <= DIRECT_MAX && self.write(&header, &frame.payload) {
+            self.cursor = Some(frame.seq + 1);
+            self.unsent -= frame.payload.len() as u64;
+        }
+    }
+
+    /// Writes without waiting; what the socket does not take becomes the rest. False if nothing was written: a broken
+    /// socket is the writer's to find.
+    fn write(&mut self, header: &[u8], payload: &[u8]) -> bool {
+        let Some(socket) = &self.socket else { return false };
+        let Some(written) = direct::write(socket, header, payload).ok().filter(|&n| n > 0) else {
+            return false;
+        };
+        self.rest.extend(header.iter().chain(payload).skip(written));
+        true
     }
 
     fn is_full(&self, unsent_max: u64) -> bool {
@@ -277,6 +354,11 @@ impl Inner {
     fn stand_still(&mut self) {
         self.cursor = None;
         self.unsent = self.bytes;
+        self.messages.clear();
+        self.next_message = 0;
+        self.rest.clear();
+        self.socket = None;
+        self.writing = false;
     }
 
     fn next_data(&mut self) -> Option<DataFrame> {
@@ -309,14 +391,14 @@ mod tests {
         for i in 0..4u8 {
             assert_eq!(outbox.data(Kind::BATCH, vec![i; 10], MAX), Ok(u64::from(i) + 1));
         }
-        let first = outbox.connect();
+        let first = outbox.connect(None);
         assert!(outbox.resume(1));
         assert_eq!(seq_of(outbox.next(first)), 1);
         assert_eq!(seq_of(outbox.next(first)), 2);
         outbox.disconnect(first);
         assert!(outbox.next(first).is_none());
         outbox.committed(1);
-        let second = outbox.connect();
+        let second = outbox.connect(None);
         assert!(!outbox.resume(1), "frame 1 is gone");
         assert!(!outbox.resume(6), "frame 5 was never sent");
         assert!(outbox.resume(2));
@@ -331,14 +413,14 @@ mod tests {
     fn messages_go_first_and_do_not_outlive_a_connection() {
         let outbox = Outbox::new(1 << 20);
         outbox.message(vec![1]); // no connection: dropped
-        let generation = outbox.connect();
+        let generation = outbox.connect(None);
         outbox.message(vec![2]);
         assert_eq!(outbox.data(Kind::BATCH, vec![0], MAX), Ok(1));
         assert!(outbox.resume(1));
-        assert!(matches!(outbox.next(generation), Some(Outgoing::Message(m)) if m == [2]));
+        assert!(matches!(outbox.next(generation), Some(Outgoing::Message(0, m)) if m == [2]));
         assert_eq!(seq_of(outbox.next(generation)), 1);
         outbox.message(vec![3]);
-        let generation = outbox.connect();
+        let generation = outbox.connect(None);
         outbox.close();
         assert!(outbox.next(generation).is_none());
     }
@@ -362,7 +444,7 @@ mod tests {
     #[test]
     fn what_was_written_gives_way_and_what_was_not_waits() {
         let outbox = Outbox::new(100);
-        let generation = outbox.connect();
+        let generation = outbox.connect(None);
         assert!(outbox.resume(1));
         // An epoch far larger than the limit passes, as long as it is written.
         for seq in 1..=50 {
@@ -371,7 +453,7 @@ mod tests {
         }
         let fill = outbox.fill();
         assert!(fill.bytes <= 130 && fill.unsent == 0 && fill.waits == 0, "{fill:?}");
-        let _ = outbox.connect();
+        let _ = outbox.connect(None);
         assert!(!outbox.resume(2), "long gone");
         assert!(outbox.resume(50), "the last one is still there");
     }
@@ -379,7 +461,7 @@ mod tests {
     #[test]
     fn a_peer_that_has_everything_makes_room() {
         let outbox = Arc::new(Outbox::new(1000));
-        let _ = outbox.connect();
+        let _ = outbox.connect(None);
         assert!(outbox.resume(1));
         assert_eq!(outbox.data(Kind::BATCH, vec![0; 50], 40), Ok(1));
         let producer = std::thread::spawn({
@@ -390,7 +472,7 @@ mod tests {
             std::thread::yield_now();
         }
         // The frame had arrived, although the connection broke.
-        let _ = outbox.connect();
+        let _ = outbox.connect(None);
         assert!(outbox.resume(2));
         assert_eq!(producer.join().ok(), Some(Ok(2)));
     }
@@ -408,5 +490,73 @@ mod tests {
         }
         outbox.close();
         assert_eq!(producer.join().ok(), Some(Err(Closed)));
+    }
+
+    fn socket_pair() -> (Arc<TcpStream>, TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (Arc::new(near), listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn what_is_small_goes_without_the_writer() {
+        use std::io::Read as _;
+        let (near, mut far) = socket_pair();
+        let outbox = Outbox::new(1 << 20);
+        let generation = outbox.connect(Some(near));
+        assert!(outbox.resume(1));
+        outbox.message(vec![1; 5]);
+        assert_eq!(outbox.data(Kind::LOG, vec![2; 7], MAX), Ok(1));
+        assert_eq!(outbox.data(Kind::LOG, vec![3; DIRECT_MAX + 1], MAX), Ok(2), "left to the writer");
+        outbox.message(vec![4; 5]);
+        let mut seen = vec![0; 3 * llm_core::frame::HEADER + 5 + 7 + 5];
+        far.read_exact(&mut seen).unwrap();
+        assert_eq!((seen[llm_core::frame::HEADER], seen.last()), (1, Some(&4)));
+        assert_eq!(outbox.fill(), Fill { bytes: (8 + DIRECT_MAX) as u64, frames: 2, unsent: 1, waits: 0 });
+        assert_eq!(seq_of(outbox.next(generation)), 2);
+        outbox.message(vec![5]);
+        let out = outbox.next(generation);
+        assert!(matches!(out, Some(Outgoing::Message(2, m)) if m == [5]), "the writer has a frame in hand");
+    }
+
+    #[test]
+    fn direct_and_other_writes_make_one_sound_stream() {
+        use crate::link::{Connection, read_loop};
+        use std::ops::ControlFlow;
+        const FRAMES: u64 = 600;
+        const MESSAGES: usize = 200;
+        let (near, far) = socket_pair();
+        let near = Arc::try_unwrap(near).unwrap();
+        let outbox = Arc::new(Outbox::new(u64::MAX));
+        let connection = Connection::start(near, &outbox, "test").unwrap();
+        assert!(outbox.resume(1));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for seq in 1..=FRAMES {
+                    // Now and then more than a socket holds, so that writes are cut short.
+                    let len = if seq % 50 == 0 { 500_000 } else { (seq * 7919 % 20_000) as usize };
+                    assert_eq!(outbox.data(Kind::LOG, vec![(seq % 251) as u8; len], MAX), Ok(seq));
+                }
+            });
+            scope.spawn(|| (0..MESSAGES).for_each(|i| outbox.message(vec![i as u8; 40])));
+            let (mut frames, mut messages) = (0, 0);
+            let ended = read_loop(&far, connection.peer, |frame| {
+                if frame.kind == Kind::MESSAGE {
+                    messages += 1;
+                    assert_eq!(frame.seq + 1, messages);
+                } else {
+                    frames += 1;
+                    assert_eq!(frame.seq, frames);
+                    assert!(frame.payload.iter().all(|&b| u64::from(b) == frames % 251));
+                }
+                if (frames, messages) == (FRAMES, MESSAGES as u64) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            assert!(ended.is_ok(), "{ended:?}");
+        });
+        outbox.close();
     }
 }

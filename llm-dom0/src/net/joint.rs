@@ -78,6 +78,7 @@ pub(super) struct Shared {
     log_limit: AtomicU64,
     lease_until: AtomicU64,
     lease_awaited: AtomicBool,
+    log_awaited: AtomicBool,
     stop: AtomicU8,
     wake: OwnedFd,
 }
@@ -90,7 +91,9 @@ impl Releaser {
     /// The backup has the log up to the number before `limit`: packets with lower numbers may leave, under the lease.
     pub fn acknowledge(&self, limit: u64) {
         self.0.log_limit.fetch_max(limit, Ordering::SeqCst);
-        self.0.wake();
+        if self.0.log_awaited.load(Ordering::SeqCst) {
+            self.0.wake();
+        }
     }
 }
 
@@ -149,6 +152,7 @@ impl Joint {
             log_limit: AtomicU64::new(0),
             lease_until: AtomicU64::new(0),
             lease_awaited: AtomicBool::new(false),
+            log_awaited: AtomicBool::new(false),
             stop: AtomicU8::new(Stop::No as u8),
             wake,
         });
@@ -260,6 +264,11 @@ impl Shared {
     pub(super) fn await_lease(&self) -> bool {
         self.lease_awaited.store(true, Ordering::SeqCst);
         self.may_send()
+    }
+
+    /// Whether [`Releaser::acknowledge`] has to wake the thread, which looks at the log's state once more after this.
+    pub(super) fn await_log(&self, awaited: bool) {
+        self.log_awaited.store(awaited, Ordering::SeqCst);
     }
 
     pub(super) fn lease_found(&self) {

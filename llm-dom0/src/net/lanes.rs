@@ -35,6 +35,11 @@ impl Lanes {
         self.checkpoint.len() + self.log.len()
     }
 
+    /// A packet waits for the log.
+    pub(super) fn awaits_log(&self) -> bool {
+        self.log.len() > 0
+    }
+
     /// Where the next packet is read to; see [`HoldQueue::slot`].
     pub(super) fn slot(&mut self) -> &mut [u8] {
         if self.recorder.is_some() { self.log.slot() } else { self.checkpoint.slot() }

@@ -120,6 +120,8 @@ impl Pump {
 
     /// Waits for something to do and does a bounded part of it.
     fn turn(&mut self) -> io::Result<()> {
+        // Before the looks below, so that an acknowledgement is seen by them or wakes.
+        self.shared.await_log(self.hold.awaits_log() || self.log_is_full());
         self.set_interest()?;
         let mut ready = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(WAKE) }; 3];
         // More than a turn's release may be due: then only look, do not wait.

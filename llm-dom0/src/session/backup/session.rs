@@ -65,6 +65,8 @@ struct Core {
     takeover: Option<TakeoverStatus>,
     /// When the take-over was decided.
     decided: Option<Instant>,
+    /// When the timer looks at the machine again.
+    timer_at: llm_core::time::Instant,
 }
 
 impl Session {
@@ -91,6 +93,7 @@ impl Session {
                 note: String::new(),
                 takeover: None,
                 decided: None,
+                timer_at: clock::now(),
             }),
             changed: Condvar::new(),
             outboxes: [Arc::new(Outbox::new(0)), Arc::new(Outbox::new(0))],
@@ -344,7 +347,10 @@ impl Session {
                 other => tracing::warn!(event = ?other, "not understood"),
             }
         }
-        self.changed.notify_all();
+        // Most messages only put the next look off: those need not wake the timer.
+        if core.machine.poll_timeout().is_some_and(|at| at < core.timer_at) {
+            self.changed.notify_all();
+        }
         drop(core);
         if let Some(epoch) = hand_over {
             self.hand_over(epoch);
@@ -425,10 +431,9 @@ impl Session {
                     continue;
                 }
             }
-            let (next, _) = self
-                .changed
-                .wait_timeout(core, wait.max(Duration::from_millis(1)))
-                .unwrap_or_else(PoisonError::into_inner);
+            let wait = wait.max(Duration::from_millis(1));
+            core.timer_at = now + wait;
+            let (next, _) = self.changed.wait_timeout(core, wait).unwrap_or_else(PoisonError::into_inner);
             core = next;
         }
     }

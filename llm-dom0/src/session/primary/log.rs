@@ -116,7 +116,7 @@ impl InputLog {
         outbox.committed(next_seq.saturating_sub(1));
         let mut limit = None;
         while let Some((_, bytes, end)) = inner.frames.pop_front_if(|(seq, ..)| *seq < next_seq) {
-            self.unacknowledged.fetch_sub(bytes, Ordering::Relaxed);
+            self.unacknowledged.fetch_sub(bytes, Ordering::SeqCst);
             limit = Some(end);
         }
         let Some(limit) = limit else { return };
@@ -240,7 +240,7 @@ impl VifRecorder {
 
 impl Recorder for VifRecorder {
     fn is_full(&self) -> bool {
-        self.log.unacknowledged.load(Ordering::Relaxed) > self.log.budget.bytes / 2
+        self.log.unacknowledged.load(Ordering::SeqCst) > self.log.budget.bytes / 2
     }
 
     fn input(&mut self, packet: &[u8]) {
@@ -277,7 +277,7 @@ mod tests {
         let outbox = Arc::new(Outbox::new(1 << 20));
         let log = Arc::new(InputLog::new(Budget { bytes: 4096, records: 10 }));
         log.begin(7, &outbox);
-        let generation = outbox.connect();
+        let generation = outbox.connect(None);
         assert!(outbox.resume(1));
         (log, outbox, generation)
     }
@@ -370,7 +370,7 @@ mod tests {
         recorder.input(&[0; 60]);
         let outbox = Arc::new(Outbox::new(1 << 20));
         log.begin(8, &outbox);
-        let generation = outbox.connect();
+        let generation = outbox.connect(None);
         assert!(outbox.resume(1));
         log.cut(1, 0);
         assert_eq!(lsns(outbox.next(generation)), [2]);
