@@ -12,6 +12,7 @@ use super::{host, logging};
 use crate::control::{self, ControlError, Request, Response, Status};
 use crate::net::{MacAddr, bridge_of};
 use crate::session::primary::{Handle, Interface, Outcome, PrimaryConfig, PrimaryError, Protection};
+use crate::xen::privcmd::open_xen;
 use crate::xen::toolstack::{Domain, DomainType, ToolstackError, Xl};
 
 /// Why a domain cannot be protected.
@@ -153,6 +154,7 @@ fn primary_config(domain: &Domain, config: ProtectConfig) -> Result<PrimaryConfi
     }
     Ok(PrimaryConfig {
         domid,
+        states: open_xen,
         interfaces,
         backup: config.to,
         mode: match config.mode {

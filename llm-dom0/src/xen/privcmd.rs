@@ -63,6 +63,32 @@ pub struct DomainInfo {
     pub handle: [u8; 16],
 }
 
+/// Tells how domains are: the hypervisor by [`Privcmd`], or what stands for it without Xen.
+pub trait DomainStates: Send {
+    /// The state of a domain; `None` if there is none of that number.
+    ///
+    /// # Errors
+    /// [`PrivcmdError`].
+    fn domain(&mut self, domid: u16) -> Result<Option<DomainInfo>, PrivcmdError>;
+}
+
+/// How to get at the states of domains.
+pub type OpenStates = fn() -> Result<Box<dyn DomainStates>, PrivcmdError>;
+
+/// Asks Xen: [`Privcmd::open`].
+///
+/// # Errors
+/// See there.
+pub fn open_xen() -> Result<Box<dyn DomainStates>, PrivcmdError> {
+    Ok(Box::new(Privcmd::open()?))
+}
+
+impl DomainStates for Privcmd {
+    fn domain(&mut self, domid: u16) -> Result<Option<DomainInfo>, PrivcmdError> {
+        Self::domain(self, domid)
+    }
+}
+
 /// Why a domain is shut down (`SHUTDOWN_*`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Shutdown {

@@ -24,6 +24,7 @@ use llm_core::replication::{Mode, OnBackupLoss, Refusal};
 
 use crate::control::PrimaryStatus;
 use crate::net::{MacAddr, NetError};
+use crate::xen::privcmd::OpenStates;
 use driver::Driver;
 use event::Event;
 pub(crate) use session::random_session;
@@ -36,6 +37,8 @@ pub struct PrimaryConfig {
     pub domain: String,
     /// Its number on this host.
     pub domid: u16,
+    /// Who knows how it is.
+    pub states: OpenStates,
     /// Its network interfaces.
     pub interfaces: Vec<Interface>,
     /// Address of the backup, `HOST:PORT`.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::super::samples::PauseMeter;
-use crate::xen::privcmd::{Privcmd, Shutdown};
+use crate::xen::privcmd::{DomainStates, Shutdown};
 
 /// Time between two looks while no checkpoint is under way.
 const IDLE: Duration = Duration::from_millis(20);
@@ -58,12 +58,12 @@ impl Watch {
 }
 
 /// Watches domain `domid` until told to stop or until it is gone.
-pub(crate) fn run(privcmd: &mut Privcmd, domid: u16, watch: &Arc<Watch>, mut tell: impl FnMut(Seen)) {
+pub(crate) fn run(states: &mut dyn DomainStates, domid: u16, watch: &Arc<Watch>, mut tell: impl FnMut(Seen)) {
     let mut meter = PauseMeter::default();
     let mut told_held = false;
     while !watch.stop.load(Ordering::Acquire) {
         let busy = watch.busy.load(Ordering::Acquire);
-        let suspended = match look(privcmd, domid) {
+        let suspended = match look(states, domid) {
             Ok(suspended) => suspended,
             Err(how) => return tell(Seen::Gone(how)),
         };
@@ -84,8 +84,8 @@ pub(crate) fn run(privcmd: &mut Privcmd, domid: u16, watch: &Arc<Watch>, mut tel
 }
 
 /// Whether the domain is suspended; if it is no more, how it ended.
-pub(crate) fn look(privcmd: &mut Privcmd, domid: u16) -> Result<bool, Gone> {
-    let info = match privcmd.domain(domid) {
+pub(crate) fn look(states: &mut dyn DomainStates, domid: u16) -> Result<bool, Gone> {
+    let info = match states.domain(domid) {
         Ok(Some(info)) => info,
         Ok(None) => return Err(Gone::new("it is gone")),
         Err(error) => return Err(Gone::new(error.to_string())),

@@ -8,7 +8,6 @@ use llm_core::time::Instant;
 use super::super::session::{Session, machine_config};
 use super::super::{Outcome, PrimaryError, watcher};
 use super::{Driver, Next};
-use crate::xen::privcmd::Privcmd;
 use crate::xen::toolstack::Xl;
 
 /// How long `xl` may take to resume the guest and exit.
@@ -39,8 +38,8 @@ impl Driver {
         self.report.note(format!("xl remus ended: {words}"));
         let domain = self.config.domain.clone();
         let protected = self.session.machine.committed().is_some();
-        let look = match Privcmd::open() {
-            Ok(mut privcmd) => watcher::look(&mut privcmd, self.config.domid).ok(),
+        let look = match (self.config.states)() {
+            Ok(mut states) => watcher::look(&mut *states, self.config.domid).ok(),
             Err(_) => None,
         };
         match look {

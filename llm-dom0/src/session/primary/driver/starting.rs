@@ -11,7 +11,6 @@ use super::super::network::Network;
 use super::super::stream::{Stream, StreamConfig, StreamStartError};
 use super::super::{PrimaryConfig, PrimaryError, watcher};
 use super::{Driver, error_chain};
-use crate::xen::privcmd::Privcmd;
 
 /// How long a backup may be unreachable, or busy, at the start.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -91,12 +90,12 @@ impl Driver {
 
     pub(super) fn start_watcher(&self, domain: &str) -> Result<(), PrimaryError> {
         let failed = |source| PrimaryError::Xen { domain: domain.into(), source };
-        let mut privcmd = Privcmd::open().map_err(|e| failed(e.into()))?;
+        let mut states = (self.config.states)().map_err(|e| failed(e.into()))?;
         let (watch, events, domid) = (Arc::clone(&self.watch), self.events.clone(), self.config.domid);
         std::thread::Builder::new()
             .name("watch".into())
             .spawn(move || {
-                watcher::run(&mut privcmd, domid, &watch, |seen| {
+                watcher::run(&mut *states, domid, &watch, |seen| {
                     let _ = events.send(Event::Domain(seen));
                 });
             })
