@@ -4,6 +4,7 @@ pub mod demo;
 pub mod faults;
 pub mod fuzzing;
 pub mod lab;
+pub mod packet;
 pub mod replay_sim;
 pub mod report;
 pub mod scenario;
