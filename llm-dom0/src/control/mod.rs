@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use status::{
-    BackupStatus, EgressStatus, FidelityStatus, LogStatus, PauseStatus, PrimaryStatus, ReplayStatus,
+    BackupStatus, EgressStatus, FidelityStatus, LogStatus, PauseSpan, PauseStatus, PrimaryStatus, ReplayStatus,
     SessionStatus, Status, TakeoverStatus,
 };
 

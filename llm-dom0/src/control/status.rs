@@ -62,6 +62,9 @@ pub struct PrimaryStatus {
     pub shadow_bytes: u64,
     /// How long the guest was suspended.
     pub pause: PauseStatus,
+    /// The newest of these suspensions one by one, oldest first; 64 at most.
+    #[serde(default)]
+    pub pauses: Vec<PauseSpan>,
     /// Output that waits, all interfaces together.
     pub egress: EgressStatus,
     /// Times that the backup was lost.
@@ -84,6 +87,15 @@ pub struct PauseStatus {
     pub p99_ms: f64,
     /// The longest.
     pub max_ms: f64,
+}
+
+/// One suspension.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct PauseSpan {
+    /// Its begin on the host's `CLOCK_BOOTTIME`, in nanoseconds.
+    pub began_ns: u64,
+    /// Its length in nanoseconds.
+    pub length_ns: u64,
 }
 
 /// The hold queue of the guest's output.

@@ -287,7 +287,7 @@ impl Driver {
 
     fn handle_domain(&mut self, seen: Seen, now: Instant) {
         match seen {
-            Seen::Pause(pause) => self.report.pauses.add(pause.as_secs_f64() * 1e3),
+            Seen::Pause(pause) => self.report.paused(pause),
             Seen::SuspendedWhileHeld if self.session.held => {
                 tracing::debug!("xl was held a moment too late; its checkpoint goes on");
                 self.session.go();

@@ -1,5 +1,6 @@
 //! What `llm status` tells of a primary.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::log::InputLog;
 use super::network::Network;
 use super::session::Session;
 use crate::checkpoint::encode::EpochSummary;
-use crate::control::PrimaryStatus;
+use crate::control::{PauseSpan, PrimaryStatus};
 
 /// Before anything has happened.
 pub(crate) fn initial(config: &PrimaryConfig) -> PrimaryStatus {
@@ -27,6 +28,9 @@ pub(crate) fn initial(config: &PrimaryConfig) -> PrimaryStatus {
         ..PrimaryStatus::default()
     }
 }
+
+/// Suspensions that the status tells one by one.
+const PAUSES_TOLD: usize = 64;
 
 /// Where the driver is, beyond what the machine knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +47,8 @@ pub(crate) enum Stage {
 #[derive(Debug)]
 pub(crate) struct Report {
     shared: Arc<Mutex<PrimaryStatus>>,
-    pub(crate) pauses: Samples,
+    pauses: Samples,
+    newest_pauses: VecDeque<PauseSpan>,
     pub(crate) early: u64,
     pub(crate) stretched: u64,
     pub(crate) losses: u64,
@@ -63,6 +68,7 @@ impl Report {
         Self {
             shared,
             pauses: Samples::default(),
+            newest_pauses: VecDeque::new(),
             early: 0,
             stretched: 0,
             losses: 0,
@@ -114,6 +120,15 @@ impl Report {
         self.last_commit = Some(now);
     }
 
+    /// The guest was suspended.
+    pub(crate) fn paused(&mut self, pause: PauseSpan) {
+        self.pauses.add(pause.length_ns as f64 / 1e6);
+        if self.newest_pauses.len() == PAUSES_TOLD {
+            self.newest_pauses.pop_front();
+        }
+        self.newest_pauses.push_back(pause);
+    }
+
     /// Writes it all where the control socket reads it.
     pub(crate) fn update(
         &self,
@@ -155,6 +170,8 @@ impl Report {
         status.buffer_waits = fill.waits + waits;
         status.shadow_bytes = session.stream.as_ref().map_or(0, |s| s.shadow_bytes());
         status.pause = self.pauses.to_status();
+        status.pauses.clear();
+        status.pauses.extend(&self.newest_pauses);
         status.egress = egress;
         status.log = log.map(InputLog::status);
         status.backup_losses = self.losses;
@@ -162,5 +179,21 @@ impl Report {
 
     fn lock(&self) -> MutexGuard<'_, PrimaryStatus> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_pauses_are_told_and_all_count() {
+        let mut report = Report::new(Arc::default());
+        for i in 0..100 {
+            report.paused(PauseSpan { began_ns: i, length_ns: 2_000_000 });
+        }
+        assert_eq!(report.newest_pauses.len(), PAUSES_TOLD);
+        assert_eq!(report.newest_pauses.front().map(|p| p.began_ns), Some(36));
+        assert_eq!((report.pauses.to_status().count, report.pauses.percentile(0.5)), (100, 2.0));
     }
 }

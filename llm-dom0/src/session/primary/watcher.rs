@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::super::samples::PauseMeter;
+use crate::clock;
+use crate::control::PauseSpan;
 use crate::xen::privcmd::{DomainStates, Shutdown};
 
 /// Time between two looks while no checkpoint is under way.
@@ -14,8 +16,8 @@ const IDLE: Duration = Duration::from_millis(20);
 /// What was seen.
 #[derive(Clone, Debug)]
 pub(crate) enum Seen {
-    /// The guest was suspended this long.
-    Pause(Duration),
+    /// The guest was suspended.
+    Pause(PauseSpan),
     /// The guest is suspended although no checkpoint was asked for: `xl` was stopped a moment too late.
     SuspendedWhileHeld,
     /// The domain is gone, or has shut down.
@@ -68,7 +70,9 @@ pub(crate) fn run(states: &mut dyn DomainStates, domid: u16, watch: &Arc<Watch>,
             Err(how) => return tell(Seen::Gone(how)),
         };
         if let Some(pause) = meter.observe(suspended, Instant::now()) {
-            tell(Seen::Pause(pause));
+            let length_ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+            let began_ns = clock::now().as_nanos().saturating_sub(length_ns);
+            tell(Seen::Pause(PauseSpan { began_ns, length_ns }));
         }
         // Asked for again under way: a checkpoint that has just begun is none of this.
         if suspended && !busy && !watch.busy.load(Ordering::Acquire) {
