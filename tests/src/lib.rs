@@ -1,9 +1,11 @@
 //! The lab: two real Xen hosts in QEMU, their guest and their clients.
+pub mod bench;
 pub mod clients;
 pub mod demo;
 pub mod faults;
 pub mod fuzzing;
 pub mod lab;
+pub mod measure;
 pub mod packet;
 pub mod replay_sim;
 pub mod report;

@@ -14,7 +14,6 @@ use crate::clients::timeline::Sample;
 use crate::clients::upload::{self, UploadOptions};
 use crate::clients::{ClientError, ClientKind, Outcome, Running, Snapshot};
 use crate::lab::{self, Lab, LabError, Link, guest, pattern, sink};
-use crate::report::Throughput;
 
 /// Port of `llm backup` in the lab.
 pub const PORT: u16 = 7707;
@@ -390,41 +389,9 @@ impl Clients {
     }
 }
 
-/// Loads the guest with SETs for `time`, then with bodies of 64 KiB for as long. No other clients should run.
-///
-/// # Errors
-/// A client cannot be started, or what it saw was not right.
-pub fn throughput(lab: &Lab, time: Duration) -> Result<Throughput> {
-    let redis = RedisOptions {
-        depth: 32,
-        pace: Duration::ZERO,
-        keys: 4000,
-        read_back_every: 0,
-        increments: false,
-        ..RedisOptions::new(service(guest::REDIS))
-    };
-    let page = Digest::of(&lab::image::page_64k());
-    let http = HttpOptions { pace: Duration::ZERO, ..HttpOptions::new(service(guest::HTTP), "/64k", page) };
-    lab.in_netns(|| {
-        // What comes while they drain counts, and so does its time.
-        let start = Instant::now();
-        let clients = RedisClients::start(&redis)?;
-        std::thread::sleep(time);
-        let stopped = clients.stop()?;
-        let took = start.elapsed();
-        let written = stopped.verify()?;
-        let redis_set_per_s = written.acked_writes as f64 / took.as_secs_f64();
-        let start = Instant::now();
-        let clients = HttpClients::start(&http)?;
-        std::thread::sleep(time);
-        let got = clients.stop()?;
-        let http_64k_bytes_per_s = got.samples.len() as f64 * page.len as f64 / start.elapsed().as_secs_f64();
-        ensure_held(&[written, got])?;
-        Ok(Throughput { redis_set_per_s, http_64k_bytes_per_s })
-    })?
-}
-
-fn service(port: u16) -> SocketAddr {
+/// A service of the guest.
+#[must_use]
+pub fn service(port: u16) -> SocketAddr {
     SocketAddr::from((guest::ADDRESS, port))
 }
 

@@ -13,8 +13,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use status::{
-    BackupStatus, EgressStatus, FidelityStatus, LogStatus, PauseSpan, PauseStatus, PrimaryStatus, ReplayStatus,
-    SessionStatus, Status, TakeoverStatus,
+    BackupStatus, EgressStatus, FidelityStatus, LogStatus, PauseSpan, PauseStatus, PrimaryStatus,
+    ReplayStatus, SessionStatus, Status, TakeoverStatus,
 };
 
 /// Sockets and locks of running commands live here.

@@ -1,9 +1,9 @@
 //! Servers in the lab's guest that Debian has no small package for: an echo on TCP and UDP, a download whose content
-//! is known, and a sink for uploads (see `llm_tests::lab::sink`).
+//! is known, a sink for uploads (see `llm_tests::lab::sink`), and work whose progress can be measured (`llm_tests::lab::work`).
 //!
 //! `GET /BYTES` on the bulk port sends that many bytes of `llm_tests::lab::pattern`; any other path sends its default length.
 
-use llm_tests::lab::{pattern, sink};
+use llm_tests::lab::{pattern, sink, work};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
@@ -14,7 +14,9 @@ fn main() -> io::Result<()> {
     let datagrams = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, pattern::ECHO_PORT))?;
     let bulk = TcpListener::bind((Ipv6Addr::UNSPECIFIED, pattern::HTTP_PORT))?;
     let uploads = TcpListener::bind((Ipv6Addr::UNSPECIFIED, sink::PORT))?;
+    let workers = TcpListener::bind((Ipv6Addr::UNSPECIFIED, work::PORT))?;
     thread::spawn(move || accept(&uploads, sink::serve));
+    thread::spawn(move || accept(&workers, work::serve));
     thread::spawn(move || accept(&echo, echo_stream));
     thread::spawn(move || accept(&bulk, send_pattern));
     let mut buffer = vec![0; 64 * 1024];

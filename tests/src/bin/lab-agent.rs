@@ -3,6 +3,7 @@
 //! Started by the host's init as `lab-agent ADDRESS:PORT`, on the management network only. The protocol is in
 //! `llm_tests::lab::wire`. As `lab-agent pipe ADDRESS:PORT` it carries stdin and stdout over a connection: what stock
 //! `xl` is given to reach the other host (busybox' `nc` moves a kilobyte at a time and would make it look slow).
+//! As `lab-agent clock` it prints `CLOCK_BOOTTIME` in nanoseconds, which no tool of the images tells so finely.
 
 use llm_tests::lab::wire;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -24,9 +25,14 @@ const LINGER: Duration = Duration::from_millis(300);
 type Shared = Arc<Mutex<TcpStream>>;
 
 fn main() -> io::Result<()> {
-    let usage = || io::Error::other("Usage: lab-agent ADDRESS:PORT | lab-agent pipe ADDRESS:PORT");
+    let usage =
+        || io::Error::other("Usage: lab-agent ADDRESS:PORT | lab-agent pipe ADDRESS:PORT | lab-agent clock");
     let mut arguments = std::env::args().skip(1);
     let mut address = arguments.next().ok_or_else(usage)?;
+    if address == "clock" {
+        println!("{}", llm_dom0::clock::now().as_nanos());
+        return Ok(());
+    }
     if address == "pipe" {
         address = arguments.next().ok_or_else(usage)?;
         return pipe(&TcpStream::connect(&address)?);

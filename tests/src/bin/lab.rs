@@ -4,7 +4,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 use llm_core::replication;
 use llm_tests::lab::{self, Lab, Link, Llm, Options, Progress, State};
-use llm_tests::{demo, faults, replay_sim, suite};
+use llm_tests::{bench, demo, faults, replay_sim, suite};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -53,6 +53,18 @@ enum Action {
         /// How the guest is protected.
         #[arg(long, value_enum, default_value = "remus")]
         mode: Mode,
+        /// Put this `llm` binary into the hosts instead of building it.
+        #[arg(long, value_name = "FILE")]
+        llm: Option<PathBuf>,
+    },
+    /// Measure what protection costs: throughput, latency and a guest's own work, mode after mode.
+    Bench {
+        /// What to measure.
+        #[arg(value_enum)]
+        what: BenchOf,
+        /// How long each measure takes, in seconds.
+        #[arg(long, default_value_t = 15, value_name = "N")]
+        seconds: u64,
         /// Put this `llm` binary into the hosts instead of building it.
         #[arg(long, value_name = "FILE")]
         llm: Option<PathBuf>,
@@ -198,6 +210,13 @@ enum Mode {
     Remus,
 }
 
+/// What `cargo lab bench` measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum BenchOf {
+    /// Mode llm beside the unprotected guest and mode remus; needs root and ten minutes.
+    Llm,
+}
+
 /// A host as the user names it.
 #[derive(Debug, Clone, Copy)]
 struct HostNumber(usize);
@@ -256,6 +275,15 @@ fn act(args: &Args) -> lab::Result<ExitCode> {
                         held == *n
                     });
             return Ok(verdict(held));
+        }
+        Action::Bench { what: BenchOf::Llm, seconds, llm } => {
+            lab::clean_on_exit(&args.name)?;
+            let options = bench::Options {
+                llm: llm.clone().map_or(Llm::Build, Llm::File),
+                time: Duration::from_secs(*seconds),
+                ..bench::Options::new(&args.name)
+            };
+            return Ok(verdict(bench::run(&options)));
         }
         Action::Faults { only, llm, running } => {
             let lab = if *running {

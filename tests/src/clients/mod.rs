@@ -32,6 +32,7 @@ pub mod echo;
 pub mod http;
 mod kind;
 pub mod ledger;
+mod pauses;
 mod pool;
 pub mod redis;
 pub mod resp;
@@ -41,6 +42,7 @@ pub mod timeline;
 pub mod upload;
 
 pub use kind::ClientKind;
+pub use pauses::Pauses;
 pub use running::Running;
 pub use timeline::{Marks, Phase, Sample, Timeline};
 

@@ -3,14 +3,14 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::{Options, link_bytes};
+use super::Options;
 use crate::clients::now_ns;
 use crate::clients::timeline::{Marks, Timeline};
-use crate::lab::{Lab, Link};
+use crate::lab::Lab;
+use crate::measure::{link_bytes, link_rtt};
 use crate::report::{Fidelity, Live, Quantiles, ReplayTimes, Run, View};
 use crate::scenario::{
-    Clients, Result, ScenarioError, primary_status, session_status, start_backup, start_protect, wait,
-    wait_primary,
+    Clients, Result, primary_status, session_status, start_backup, start_protect, wait, wait_primary,
 };
 use llm_core::replication::Mode;
 use llm_dom0::control::{FidelityStatus, ReplayStatus};
@@ -121,24 +121,6 @@ fn with_replay(mut run: Run, replay: &ReplayStatus) -> Run {
     run.replay_fidelity = Some(replay.services.iter().map(fidelity).collect());
     run.notes.push(told(replay));
     run.with_resets(replay.resets.iter().map(|(cause, count)| (cause.clone(), u64::from(*count))).collect())
-}
-
-/// The replication link's round trip as `ping` sees it, with nothing else on it.
-fn link_rtt(lab: &Lab, from: usize, to: usize) -> Result<Quantiles> {
-    let to = Link::Replication.host_address(to + 1);
-    // The first one finds the neighbour out.
-    let text = lab.host(from).check(&format!("ping -c 21 -i 0.1 {to}"))?.text();
-    let mut times: Vec<f64> = text.lines().filter_map(ping_time).skip(1).collect();
-    times.sort_by(f64::total_cmp);
-    let (Some(&p50), Some(&p99)) = (times.get(times.len() / 2), times.last()) else {
-        return Err(ScenarioError::Broken(format!("host{}: no answer to ping: {text}", from + 1)));
-    };
-    Ok(Quantiles { p50, p99 })
-}
-
-/// The time in a line of `ping`, in milliseconds.
-fn ping_time(line: &str) -> Option<f64> {
-    line.split_once("time=")?.1.split(' ').next()?.parse().ok()
 }
 
 /// The replay in words.

@@ -10,7 +10,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use crate::lab::{BOOT_TIMEOUT, Lab, Link, Llm, Progress, guest};
+use crate::lab::{BOOT_TIMEOUT, Lab, Llm, Progress, guest};
 use crate::report::{Fact, Report, Run, Verdict, table, utc};
 use crate::scenario::{self, Result, ScenarioError};
 use llm_core::replication::Mode;
@@ -132,7 +132,8 @@ fn write_report(runs: Vec<Run>, folder: PathBuf) -> Result<()> {
     Ok(())
 }
 
-fn facts() -> Vec<Fact> {
+/// The machine.
+pub(crate) fn facts() -> Vec<Fact> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
@@ -157,13 +158,4 @@ pub(crate) fn keep_logs(lab: &Lab, folder: &std::path::Path) {
             let _ = fs::write(folder.join(format!("host{number}.log")), output.stdout);
         }
     }
-}
-
-/// Bytes that host has received on its replication link.
-pub(crate) fn link_bytes(lab: &Lab, host: usize) -> Result<u64> {
-    // The second interface of a host, as the lab wires it.
-    let file = "/sys/class/net/eth1/statistics/rx_bytes";
-    debug_assert_eq!(Link::ALL[1], Link::Replication);
-    let text = lab.host(host).check(&format!("cat {file}"))?.text();
-    text.trim().parse().map_err(|_| ScenarioError::Broken(format!("{file}: {text}")))
 }

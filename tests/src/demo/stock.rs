@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use llm_dom0::control::PauseStatus;
 
-use super::{Options, link_bytes};
+use super::Options;
 use crate::clients::now_ns;
 use crate::clients::timeline::Marks;
 use crate::lab::{BOOT_TIMEOUT, Lab, Link, Progress, guest};
+use crate::measure::link_bytes;
 use crate::report::{Quantiles, Run};
 use crate::scenario::{Clients, Result, ScenarioError, wait};
 

@@ -27,6 +27,7 @@ pub mod qemu;
 pub mod sink;
 mod state;
 pub mod wire;
+pub mod work;
 
 pub use capture::Capture;
 pub use error::{Context, LabError, Result};

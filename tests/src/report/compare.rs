@@ -2,19 +2,19 @@
 
 use super::{
     Run,
+    bars::{self, Bar, Panel},
     format::{bytes, millis},
-    svg::{Anchor, Svg},
     table::per_epoch,
 };
-
-const WIDTH: f64 = 960.0;
-const LEFT: f64 = 230.0;
-const LABELS: f64 = 120.0;
 
 /// A quantity to compare: its name, its value in a run, and how to write it.
 type Measure = (&'static str, fn(&Run) -> Option<f64>, fn(f64) -> String);
 
-const MEASURES: [Measure; 5] = [
+const MEASURES: [Measure; 9] = [
+    ("Latency, unprotected, median", |r| r.latency_unprotected_ms.map(|q| q.p50), millis),
+    ("Latency, protected, median", |r| r.latency_ms.map(|q| q.p50), millis),
+    ("Latency, protected, p99", |r| r.latency_ms.map(|q| q.p99), millis),
+    ("Round trip of the link, median", |r| r.link_rtt_ms.map(|q| q.p50), millis),
     ("Pause of the guest, median", |r| r.pause_ms.map(|q| q.p50), millis),
     ("Pause of the guest, p99", |r| r.pause_ms.map(|q| q.p99), millis),
     ("Sent per epoch", per_epoch, bytes),
@@ -24,35 +24,19 @@ const MEASURES: [Measure; 5] = [
 
 /// Bars for what at least two runs measured; `None` if there is no such thing.
 pub(super) fn bars(runs: &[Run]) -> Option<String> {
-    const ROW: f64 = 20.0;
-    const HEAD: f64 = 26.0;
-    let shown: Vec<&Measure> =
-        MEASURES.iter().filter(|m| runs.iter().filter(|r| m.1(r).is_some()).count() > 1).collect();
-    if shown.is_empty() {
-        return None;
-    }
-    let height = shown.len() as f64 * (HEAD + ROW * runs.len() as f64 + 8.0);
-    let mut svg = Svg::new(WIDTH, height, "The runs side by side; shorter is better");
-    let mut y = 0.0;
-    for (name, value, write) in shown {
-        svg.text("panel", (0.0, y + 17.0), Anchor::Start, name);
-        y += HEAD;
-        let largest = runs.iter().filter_map(value).fold(f64::MIN_POSITIVE, f64::max);
-        for run in runs {
-            svg.text("legend", (LEFT - 10.0, y + 14.0), Anchor::End, &run.name);
-            match value(run) {
-                Some(v) => {
-                    let width = (v / largest * (WIDTH - LEFT - LABELS)).max(1.0);
-                    let class = if run.is_stock() { "bar stock" } else { "bar" };
-                    svg.rect(class, (LEFT, y + 3.0), (width, ROW - 6.0), "");
-                    svg.text("legend", (LEFT + width + 8.0, y + 14.0), Anchor::Start, &write(v));
-                }
-                None => svg.text("tick", (LEFT, y + 14.0), Anchor::Start, "\u{2013}"),
-            }
-            y += ROW;
-        }
-        y += 8.0;
-    }
-    debug_assert!(y <= svg.height() + 0.5);
-    Some(svg.finish())
+    let shown = MEASURES.iter().filter(|m| runs.iter().filter(|r| m.1(r).is_some()).count() > 1);
+    let panel = |(name, value, write): &Measure| Panel {
+        name: (*name).into(),
+        legend: Vec::new(),
+        bars: runs
+            .iter()
+            .map(|run| {
+                let class = if run.is_stock() { "bar stock" } else { "bar" };
+                let value = value(run);
+                Bar::whole(&run.name, class, value, value.map_or_else(String::new, write))
+            })
+            .collect(),
+    };
+    let panels: Vec<Panel> = shown.map(panel).collect();
+    (!panels.is_empty()).then(|| bars::draw(&panels, "The runs side by side; shorter is better"))
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    Report, Run, Verdict, charts, compare,
+    Fact, Report, Run, Verdict, charts, compare,
     format::{NONE, bytes, count, millis},
     svg::{escape, nice},
     table::{self, Tone},
@@ -16,14 +16,7 @@ const FEW: usize = 4;
 /// Writing to a String cannot fail, so results of `write!` are dropped.
 pub(super) fn page(report: &Report) -> String {
     let title = if report.title.is_empty() { "Failover report" } else { &report.title };
-    let mut out = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{0}</title>\n<style>\n{1}</style></head>\n<body><main>\n<header><h1>{0}</h1>\n",
-        escape(title),
-        include_str!("style.css")
-    );
-    let _ = writeln!(out, "<p class=\"soft\">{}</p>", escape(&report.generated));
+    let mut out = begin(title, &report.generated);
     headline(&mut out, &report.runs);
     out.push_str("</header>\n");
 
@@ -51,6 +44,19 @@ pub(super) fn page(report: &Report) -> String {
     remarks(&mut out, report);
     out.push_str("</main></body></html>\n");
     out
+}
+
+/// The page up to and with its heading; the header is still open.
+pub(super) fn begin(title: &str, generated: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{0}</title>\n<style>\n{1}</style></head>\n<body><main>\n<header><h1>{0}</h1>\n\
+         <p class=\"soft\">{2}</p>\n",
+        escape(title),
+        include_str!("style.css"),
+        escape(generated)
+    )
 }
 
 /// The runs that were to keep the promise.
@@ -242,13 +248,7 @@ fn numbers(out: &mut String, runs: &[Run]) {
 }
 
 fn remarks(out: &mut String, report: &Report) {
-    let mut list = |title: &str, items: &[String]| {
-        if !items.is_empty() {
-            let items: String = items.iter().map(|item| format!("<li>{}</li>", escape(item))).collect();
-            let _ = writeln!(out, "<h2>{}</h2><div class=\"card\"><ul>{items}</ul></div>", escape(title));
-        }
-    };
-    list("How to read this", &report.notes);
+    list(out, "How to read this", &report.notes);
     for run in &report.runs {
         let mut items = run.notes.clone();
         if let Verdict::Broken(faults) = run.verdict() {
@@ -256,13 +256,27 @@ fn remarks(out: &mut String, report: &Report) {
         }
         // The clients' findings name broken connections as well.
         items.extend(run.findings.iter().cloned());
-        list(&format!("Remarks: {}", run.name), &items);
+        list(out, &format!("Remarks: {}", run.name), &items);
     }
-    if !report.host.is_empty() {
-        out.push_str("<h2>The machine</h2><div class=\"card\"><dl class=\"facts\">\n");
-        for fact in &report.host {
-            let _ = writeln!(out, "<dt>{}</dt><dd>{}</dd>", escape(&fact.name), escape(&fact.value));
-        }
-        out.push_str("</dl></div>\n");
+    machine(out, &report.host);
+}
+
+/// Sentences under a heading; nothing if there are none.
+pub(super) fn list(out: &mut String, title: &str, items: &[String]) {
+    if !items.is_empty() {
+        let items: String = items.iter().map(|item| format!("<li>{}</li>", escape(item))).collect();
+        let _ = writeln!(out, "<h2>{}</h2><div class=\"card\"><ul>{items}</ul></div>", escape(title));
     }
+}
+
+/// What the figures come from.
+pub(super) fn machine(out: &mut String, facts: &[Fact]) {
+    if facts.is_empty() {
+        return;
+    }
+    out.push_str("<h2>The machine</h2><div class=\"card\"><dl class=\"facts\">\n");
+    for fact in facts {
+        let _ = writeln!(out, "<dt>{}</dt><dd>{}</dd>", escape(&fact.name), escape(&fact.value));
+    }
+    out.push_str("</dl></div>\n");
 }

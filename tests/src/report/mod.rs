@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::clients::{Broken, ClientKind, Marks, Outcome, Phase, Sample, Timeline, timeline::Percentiles};
 
+mod bars;
+mod bench;
+mod bench_page;
 mod charts;
 mod compare;
 mod format;
@@ -26,6 +29,7 @@ mod series;
 mod svg;
 mod table;
 
+pub use bench::{Bench, Row};
 pub use format::utc;
 pub use live::{Live, View};
 pub use measures::{ClientLatency, Fidelity, ReplayTimes, Throughput};
@@ -74,6 +78,15 @@ pub struct Quantiles {
     pub p50: f64,
     /// 99 % are not above.
     pub p99: f64,
+}
+
+impl Quantiles {
+    /// Of durations in nanoseconds, in any order; `None` if there are none.
+    #[must_use]
+    pub fn of(mut durations_ns: Vec<u64>) -> Option<Self> {
+        durations_ns.sort_unstable();
+        quantiles(&durations_ns)
+    }
 }
 
 /// The fault of a run.
@@ -309,15 +322,16 @@ impl Report {
     /// [`WriteError`] with the path.
     pub fn write(&self, folder: &Path) -> Result<[PathBuf; 2], WriteError> {
         fs::create_dir_all(folder).map_err(|source| WriteError { path: folder.into(), source })?;
-        let put = |name: &str, text: String| {
-            let path = folder.join(name);
-            // Never half a report: a reader may be watching.
-            let part = folder.join(format!("{name}.part"));
-            let written = fs::write(&part, text).and_then(|()| fs::rename(&part, &path));
-            written.map(|()| path.clone()).map_err(|source| WriteError { path, source })
-        };
-        Ok([put("report.json", self.json())?, put("report.html", self.html())?])
+        Ok([put(folder, "report.json", &self.json())?, put(folder, "report.html", &self.html())?])
     }
+}
+
+/// Writes a file whole, or not at all: a reader may be watching.
+fn put(folder: &Path, name: &str, text: &str) -> Result<PathBuf, WriteError> {
+    let path = folder.join(name);
+    let part = folder.join(format!("{name}.part"));
+    let written = fs::write(&part, text).and_then(|()| fs::rename(&part, &path));
+    written.map(|()| path.clone()).map_err(|source| WriteError { path, source })
 }
 
 /// Nanoseconds in milliseconds, to the microsecond.

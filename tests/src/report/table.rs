@@ -31,7 +31,7 @@ pub(super) enum Tone {
     Bad,
 }
 
-fn plain(text: Option<String>) -> Cell {
+pub(super) fn plain(text: Option<String>) -> Cell {
     Cell { text: text.unwrap_or_else(|| NONE.into()), tone: Tone::Plain }
 }
 
@@ -216,7 +216,8 @@ pub fn table(report: &Report, colour: bool) -> String {
     draw(&grid, colour)
 }
 
-fn draw(grid: &[Vec<Cell>], colour: bool) -> String {
+/// Names in the first column, and a head in the first line.
+pub(super) fn draw(grid: &[Vec<Cell>], colour: bool) -> String {
     let columns = grid.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| {
         grid.iter().filter_map(|row| row.get(c)).map(|cell| cell.text.chars().count()).max().unwrap_or(0)
