@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use llm_tests::{
-    clients::{Broken, Cause, ClientKind, Marks, Outcome, Sample},
+    clients::{Broken, Cause, ClientKind, Marks, Outcome, Pauses, Sample},
     report::{
-        ClientLatency, Fact, Fidelity, Quantiles, ReplayTimes, Report, Run, Throughput, Verdict, table,
+        Bench, ClientLatency, Fact, Fidelity, Quantiles, ReplayTimes, Report, Run, Summary, Verdict, table,
     },
 };
 use serde_json::Value;
@@ -62,7 +62,7 @@ fn run() -> Run {
 
 fn report(runs: Vec<Run>) -> Report {
     let fact = Fact { name: "Xen".into(), value: "4.17".into() };
-    Report { title: "Demo".into(), generated: "now".into(), runs, host: vec![fact], notes: Vec::new() }
+    Report { title: "Demo".into(), generated: "now".into(), runs, host: vec![fact], ..Report::default() }
 }
 
 #[test]
@@ -164,7 +164,6 @@ fn full() -> Run {
     run.replay_ms = Some(ReplayTimes { probe: 20.0, walk: 250.0, catch_up: 30.0, total: 300.0 });
     run.go_live_ms = Some(15.0);
     let fidelity = Fidelity { identical: 2048, different: 0, unknown: 512 };
-    run.throughput = Some(Throughput { redis_set_per_s: 1234.4, http_64k_bytes_per_s: 1_048_576.0 });
     run.replay_fidelity = Some(BTreeMap::from([(80, fidelity), (6379, Fidelity::default())]));
     run
 }
@@ -192,7 +191,6 @@ fn what_only_some_runs_measure_has_no_key_in_the_others() {
         "replay_ms",
         "go_live_ms",
         "replay_fidelity",
-        "throughput",
     ];
     for key in extra {
         assert!(llm.get(key).is_some() && remus.get(key).is_none(), "{key}");
@@ -216,7 +214,8 @@ fn what_only_some_runs_measure_has_no_key_in_the_others() {
 #[test]
 fn latency_is_added_percentile_by_percentile_and_needs_both_sides() {
     let q = |p50, p99| Some(Quantiles { p50, p99 });
-    let both = ClientLatency { protected: q(5.3, 40.0), unprotected: q(2.1, 41.5) };
+    let both =
+        ClientLatency { protected: q(5.3, 40.0), unprotected: q(2.1, 41.5), ..ClientLatency::default() };
     assert_eq!(both.added(), q(3.2, -1.5));
     assert_eq!(ClientLatency { unprotected: None, ..both }.added(), None);
     // Bulk and the other clients leave the latency that all runs have alone.
@@ -282,11 +281,9 @@ fn table_and_page_show_what_was_measured() {
         ("replay: probe, walk, catch-up", "20.0 ms, 250 ms, 30.0 ms"),
         ("go-live", "15.0 ms"),
         ("round trip of the link p50 / p99", "0.50 ms / 1.50 ms"),
-        ("SET a second, protected", "1234"),
-        ("64 KiB bodies a second, protected", "1.0 MiB/s"),
         ("echo: added p50 / p99", "98.0 ms / 98.0 ms"),
         ("http-new: protected p50 / p99", "100 ms / 100 ms"),
-        ("replayed bytes, port 80", "2.0 KiB identical, 0 B different, 512 B unknown"),
+        ("replayed bytes, web (port 80)", "2.0 KiB identical, 0 B different, 512 B unknown"),
     ] {
         assert!(row(label).contains(shown), "{label}\n{text}");
     }
@@ -337,15 +334,103 @@ fn the_page_is_whole_and_needs_nothing_else() {
     {
         assert!(html.contains(shown), "{shown}");
     }
-    // Two clients with two panels each, the lanes, two distributions, two histograms, the comparison.
-    assert_eq!(html.matches("<svg").count(), 7);
-    // Every class of a drawing has a colour: none is left black by mistake.
+    // The course, the lanes, two distributions, two histograms, the comparison, downtime, latencies, connections.
+    assert_eq!(html.matches("<svg").count(), 10);
+    assert_coloured(&html);
+}
+
+/// Every class of a drawing has a colour: none is left black by mistake.
+fn assert_coloured(html: &str) {
     let style = &html[..html.find("</style>").unwrap()];
     let classes: BTreeSet<&str> =
         html.split("class=\"").skip(1).flat_map(|c| c.split('"').next().unwrap().split(' ')).collect();
     for class in classes.into_iter().filter(|c| !c.is_empty() && *c != "legend") {
         assert!(style.contains(&format!(".{class}")), "{class}");
     }
+}
+
+#[test]
+fn requests_that_met_a_pause_are_told_apart() {
+    // Protected replies take 100 ms; those that came from 9 000 to 9 140 ms were open at 9 000 to 9 040.
+    let pauses = Pauses::new(vec![(9_000 * MS, 9_040 * MS), (30_000 * MS, 30_001 * MS)], 0);
+    let mut outcome = outcome(ClientKind::Echo);
+    outcome.samples.iter_mut().filter(|s| pauses.meet(s)).for_each(|s| s.latency_ns += 300 * MS);
+    let run = Run::measured_with("llm", 2000, MARKS, vec![outcome.clone()], &pauses);
+    let echo = run.latency_by_client.as_ref().unwrap()["echo"];
+    let q = |p50, p99| Some(Quantiles { p50, p99 });
+    assert_eq!((echo.no_pause_met, echo.pause_met), (q(100.0, 100.0), q(400.0, 400.0)));
+    let share = echo.pause_met_share.unwrap();
+    assert!(share > 0.0 && share < 0.1, "{share}");
+    assert_eq!((run.pauses_ms.as_slice(), run.pause_ms), ([40.0].as_slice(), q(40.0, 40.0)));
+    let page = report(vec![run]);
+    assert_well_formed(&page.html());
+    assert!(page.html().contains("no pause met") && table(&page, false).contains("echo: pause met p50"));
+    // Without pauses nothing is told apart, and there are no keys for it.
+    let blind = Run::measured("llm", 2000, MARKS, vec![outcome]);
+    let json: Value = serde_json::from_str(&report(vec![blind]).json()).unwrap();
+    let echo = &json["runs"][0]["latency_by_client"]["echo"];
+    assert!(echo.get("protected").is_some() && echo.get("pause_met").is_none(), "{echo}");
+}
+
+#[test]
+fn failovers_add_up() {
+    let cause = || Cause::Reset("by peer".into());
+    let reset = with_a_reset(cause()).with_resets(BTreeMap::from([("diverged".to_owned(), 1)]));
+    let runs = [full(), reset, with_a_reset(cause()), Run::new("llm", 2000)];
+    let sum = Summary::of(&runs);
+    assert_eq!((sum.failovers, sum.held, sum.connections_unexplained), (3, 2, 1));
+    assert_eq!((sum.connections.total, sum.connections.carried), (42, 40));
+    assert_eq!(sum.carried_share, Some(0.9523), "never rounded up");
+    let echo = sum.connections_by_client["echo"];
+    assert_eq!((echo.total, echo.carried), (6, 4));
+    assert_eq!(sum.resets_by_cause, BTreeMap::from([("diverged".to_owned(), 1)]));
+    assert_eq!(sum.fidelity_share, BTreeMap::from([("web (port 80)".to_owned(), 1.0)]));
+    let downtime = sum.downtime_ms.as_ref().unwrap();
+    assert_eq!((downtime.min, downtime.max, downtime.all.len()), (1520.0, 1520.0, 2));
+    assert_eq!(sum.steps_ms["replay"].median, 300.0);
+    // Nothing at all is no share, and not all of it.
+    assert_eq!(Summary::of(&[]).carried_share, None);
+    let mut many = report([full(), full(), full(), full(), with_a_reset(cause())].to_vec());
+    many.summary = Some(Summary::of(&many.runs));
+    let html = many.html();
+    assert_well_formed(&html);
+    assert_coloured(&html);
+    for shown in
+        ["Where the downtime went", "Downtimes", "Connections by client", "Replay fidelity by workload"]
+    {
+        assert!(html.contains(shown), "{shown}");
+    }
+    let json: Value = serde_json::from_str(&many.json()).unwrap();
+    assert_eq!(json["summary"]["connections_by_client"]["echo"]["carried"], 9);
+}
+
+#[test]
+fn a_bench_says_what_could_not_be_taken() {
+    let mut bench = Bench { title: "<Bench>".into(), ..Bench::default() };
+    bench.add("throughput: redis-set", "unprotected", "SET/s", Ok(800.0));
+    bench.add("throughput: redis-set", "llm, 2000 ms", "SET/s", Ok(600.0));
+    bench.add("latency: echo p99", "unprotected", "ms", Ok(10.0));
+    bench.add("latency: echo p99", "llm, 2000 ms", "ms", Ok(420.0));
+    assert!(bench.is_whole());
+    bench.add("throughput: redis-set", "remus, 200 ms", "SET/s", Err("no reply".into()));
+    assert!(!bench.is_whole());
+    let json: Value = serde_json::from_str(&bench.json()).unwrap();
+    let row = |i: usize| &json["rows"][i];
+    assert_eq!((&row(1)["of_unprotected"], &row(1)["value"]), (&0.75.into(), &600.0.into()));
+    assert_eq!((&row(4)["value"], &row(4)["note"]), (&Value::Null, &"no reply".into()));
+    assert!(row(4)["of_unprotected"].is_null() && row(0).get("note").is_none());
+    let text = bench.table(false);
+    let line = |name: &str| text.lines().find(|l| l.starts_with(name)).unwrap().to_owned();
+    assert!(line("throughput: redis-set").contains("600 SET/s (75 %)"), "{text}");
+    assert!(line("throughput: redis-set").ends_with("not taken"), "{text}");
+    assert!(line("latency: echo p99").contains("420 ms (\u{d7}42.0)"), "{text}");
+    assert!(line("latency: echo p99").ends_with('\u{2013}'), "a mode that did not run: {text}");
+    let html = bench.html();
+    assert_well_formed(&html);
+    assert_coloured(&html);
+    assert_eq!(html.matches("<svg").count(), 2, "a picture of each kind");
+    assert!(html.contains("&lt;Bench&gt;") && html.contains("redis-set, remus, 200 ms: no reply"));
+    assert_well_formed(&Bench::default().html());
 }
 
 #[test]

@@ -53,6 +53,9 @@ enum Action {
         /// How the guest is protected.
         #[arg(long, value_enum, default_value = "remus")]
         mode: Mode,
+        /// Time between two checkpoints, in milliseconds; 2000 in mode llm, 200 in mode remus.
+        #[arg(long, value_name = "MS")]
+        interval: Option<u64>,
         /// Put this `llm` binary into the hosts instead of building it.
         #[arg(long, value_name = "FILE")]
         llm: Option<PathBuf>,
@@ -265,15 +268,23 @@ fn act(args: &Args) -> lab::Result<ExitCode> {
             };
             return Ok(verdict(demo::run(&options)));
         }
-        Action::Soak { n, mode, llm } => {
+        Action::Soak { n, mode, interval, llm } => {
             lab::clean_on_exit(&args.name)?;
-            let llm = llm.clone().map_or(Llm::Build, Llm::File);
-            let held =
-                demo::soak(&args.name, llm, *n, if *mode == Mode::Llm { demo::LLM } else { demo::REMUS })
-                    .map(|held| {
-                        println!("{held} of {n} failovers held");
-                        held == *n
-                    });
+            let mode = match mode {
+                Mode::Llm => replication::Mode::Llm,
+                Mode::Remus => replication::Mode::Remus,
+            };
+            let options = demo::Soak {
+                name: args.name.clone(),
+                llm: llm.clone().map_or(Llm::Build, Llm::File),
+                times: *n,
+                mode,
+                interval: interval.map_or_else(|| demo::usual_interval(mode), Duration::from_millis),
+            };
+            let held = demo::soak(&options).map(|held| {
+                println!("{held} of {n} failovers held");
+                held == *n
+            });
             return Ok(verdict(held));
         }
         Action::Bench { what: BenchOf::Llm, seconds, llm } => {

@@ -356,6 +356,13 @@ impl Outcome {
         }
     }
 
+    /// The same with its connections numbered from `first` on, to tell them from those of a client of the same kind.
+    pub(crate) fn numbered_from(mut self, first: u16) -> Self {
+        self.samples.iter_mut().for_each(|sample| sample.connection += first);
+        self.broken.iter_mut().for_each(|broken| broken.connection += first);
+        self
+    }
+
     pub(crate) fn find(&mut self, what: String) {
         if self.findings.len() < Self::FINDINGS {
             self.findings.push(what);

@@ -200,17 +200,27 @@ impl Timeline {
     /// The same of some clients.
     #[must_use]
     pub fn latencies_of(&self, phase: Phase, wanted: impl Fn(ClientKind) -> bool) -> Vec<u64> {
-        let Some((_, from, to)) = self.phases().into_iter().find(|p| p.0 == phase) else { return Vec::new() };
-        // The reply that ends the outage is its last, not the first of the time after.
-        let within = |t: u64| match phase {
-            Phase::Failure => t >= from && t <= to,
-            Phase::After => t > from && t <= to,
-            _ => t >= from && t < to,
-        };
-        let mine = |s: &&Sample| s.ok && wanted(s.kind) && within(s.t_ns);
-        let mut all: Vec<u64> = self.samples.iter().filter(mine).map(|s| s.latency_ns).collect();
+        let mut all: Vec<u64> = self.samples_of(phase, wanted).map(|s| s.latency_ns).collect();
         all.sort_unstable();
         all
+    }
+
+    /// Positive replies that came in `phase`, of some clients.
+    pub fn samples_of(
+        &self,
+        phase: Phase,
+        wanted: impl Fn(ClientKind) -> bool,
+    ) -> impl Iterator<Item = &Sample> {
+        let span = self.phases().into_iter().find(|p| p.0 == phase);
+        // The reply that ends the outage is its last, not the first of the time after.
+        let within = move |t: u64| {
+            span.is_some_and(|(_, from, to)| match phase {
+                Phase::Failure => t >= from && t <= to,
+                Phase::After => t > from && t <= to,
+                _ => t >= from && t < to,
+            })
+        };
+        self.samples.iter().filter(move |s| s.ok && wanted(s.kind) && within(s.t_ns))
     }
 
     /// Replies of one client in stretches of `width_ns` from the start mark to the end mark.

@@ -4,16 +4,16 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::Options;
+use super::takeover::{with_primary, with_session};
 use crate::clients::now_ns;
 use crate::clients::timeline::{Marks, Timeline};
 use crate::lab::Lab;
-use crate::measure::{link_bytes, link_rtt};
-use crate::report::{Fidelity, Live, Quantiles, ReplayTimes, Run, View};
+use crate::measure::{HostClock, PauseLog, link_bytes, link_rtt};
+use crate::report::{Live, Run, View};
 use crate::scenario::{
     Clients, Result, primary_status, session_status, start_backup, start_protect, wait, wait_primary,
 };
 use llm_core::replication::Mode;
-use llm_dom0::control::{FidelityStatus, ReplayStatus};
 
 /// Between two looks of the live view.
 const LOOK: Duration = Duration::from_millis(250);
@@ -35,127 +35,76 @@ pub(super) struct Way {
 pub(super) fn run(lab: &Lab, options: &Options, way: Way) -> Result<Run> {
     let (from, to) = (way.from, 1 - way.from);
     let rtt = link_rtt(lab, from, to)?;
-    let clients = Clients::start(lab)?;
-    let mut view = Watch { live: Live::stderr(), clients: &clients, started_ns: now_ns() };
+    let mut clients = Clients::start_all(lab)?;
+    let mut view = Watch { live: Live::stderr(), started_ns: now_ns() };
     let mut marks = Marks { started_ns: view.started_ns, ..Marks::default() };
-    view.watch(options.watch, "unprotected", || Ok((None, String::new())))?;
+    view.watch(&clients, options.watch, "unprotected", || Ok((None, String::new())))?;
 
+    // The others would make the first copy last for minutes on an emulated host.
+    clients.stop_rest(lab)?;
     marks.protecting_ns = Some(now_ns());
     start_backup(lab, to)?;
     let before = link_bytes(lab, to)?;
     start_protect(lab, from, &format!("--mode {} --interval {}ms", way.mode, way.interval.as_millis()))?;
-    view.until("first copy", FIRST_COPY, || {
+    view.until(&clients, "first copy", FIRST_COPY, || {
         let status = primary_status(lab, from)?;
         Ok(status.is_some_and(|s| s.state == "protected"))
     })?;
+    clients.add_rest(lab)?;
     marks.protected_ns = Some(now_ns());
-    view.watch(options.watch, "protected", || {
+    let mut log = PauseLog::default();
+    view.watch(&clients, options.watch, "protected", || {
         let status = primary_status(lab, from)?.unwrap_or_default();
+        log.add(&status);
         let detail = format!("pause {:.0} ms, commit {:.0} ms", status.pause.p50_ms, status.commit_ms);
         Ok((Some(status.epochs_committed), detail))
     })?;
     let primary = wait_primary(lab, from, &["protected"], Duration::from_secs(10))?;
+    log.add(&primary);
+    let pauses = log.on(&HostClock::of(lab, from)?);
     let sent = link_bytes(lab, to)?.saturating_sub(before);
 
     lab.host(from).kill()?;
     let failed_ns = now_ns();
     marks.failed_ns = Some(failed_ns);
     view.live.event(Duration::from_nanos(failed_ns - view.started_ns), "the primary host is killed");
-    view.until("host dead", Duration::from_secs(120), || {
-        let (redis, http) = clients.last_replies();
+    view.until(&clients, "host dead", Duration::from_secs(120), || {
         // Replies that were on their way when the host died do not count.
-        Ok(redis.min(http) > failed_ns + Timeline::IN_FLIGHT_NS
+        Ok(clients.silent(failed_ns + Timeline::IN_FLIGHT_NS).is_empty()
             && session_status(lab, to)?.is_some_and(|s| s.state == "running-here"))
     })?;
-    view.watch(AFTER, "carried on", || Ok((None, String::new())))?;
+    view.watch(&clients, AFTER, "carried on", || Ok((None, String::new())))?;
     view.live.clear();
     marks.ended_ns = now_ns();
     let session = session_status(lab, to)?.unwrap_or_default();
 
     let interval_ms = u64::try_from(way.interval.as_millis()).unwrap_or(u64::MAX);
     let outcomes = clients.stop(lab)?;
-    let mut run = Run::measured(&way.mode.to_string(), interval_ms, marks, outcomes)
+    let mut run = Run::measured_with(&way.mode.to_string(), interval_ms, marks, outcomes, &pauses)
         .with_failure("primary host killed", &marks);
     run.link_rtt_ms = Some(rtt);
-    run.epochs_committed = Some(session.epochs_committed);
-    run.pages_sent = Some(primary.pages_sent);
-    run.bytes_raw = Some(primary.bytes_raw);
-    run.bytes_sent = Some(primary.bytes_sent);
     run.link_bytes = Some(sent);
-    run.pause_ms = Some(Quantiles { p50: primary.pause.p50_ms, p99: primary.pause.p99_ms });
-    if let Some(takeover) = session.takeover {
-        run.detect_ms = Some(takeover.detect_ms);
-        let at = |ms: f64| failed_ns + (ms * 1e6) as u64;
-        run.event(at(takeover.detect_ms), "the backup takes over");
-        run.event(at(takeover.detect_ms + takeover.running_ms), "the guest runs on the backup");
-        run.notes.push(format!(
-            "Take-over: {:.0} ms of silence, {:.0} ms until xl had every committed epoch, {:.0} ms until the guest ran.",
-            takeover.detect_ms, takeover.handover_ms, takeover.running_ms
-        ));
-        if let Some(replay) = takeover.replay {
-            run.event(at(takeover.detect_ms + replay.live_ms), "the log is replayed, clients are served");
-            run = with_replay(run, &replay);
-        }
-    }
-    run.notes.push(format!(
-        "Real interval {} ms, {} epochs later than wanted, commit {:.1} ms after a checkpoint's end.",
-        primary.real_interval_ms, primary.stretched, primary.commit_ms
-    ));
+    run.notes.push(
+        "The clients beyond the Redis writer and the web client rested during the first copy, which they would have \
+         made last for minutes."
+            .into(),
+    );
+    run = with_primary(run, &primary);
+    run = with_session(run, &session, failed_ns);
     Ok(run)
 }
 
-/// What the backup says of its replay.
-fn with_replay(mut run: Run, replay: &ReplayStatus) -> Run {
-    let total = replay.probing_ms + replay.walking_ms + replay.catching_up_ms;
-    run.take_over_ms = Some(replay.begun_ms);
-    run.replay_ms = Some(ReplayTimes {
-        probe: replay.probing_ms,
-        walk: replay.walking_ms,
-        catch_up: replay.catching_up_ms,
-        total,
-    });
-    run.go_live_ms = Some((replay.live_ms - replay.begun_ms - total).max(0.0));
-    let fidelity = |s: &FidelityStatus| {
-        (s.port, Fidelity { identical: s.identical, different: s.different, unknown: s.unknown })
-    };
-    run.replay_fidelity = Some(replay.services.iter().map(fidelity).collect());
-    run.notes.push(told(replay));
-    run.with_resets(replay.resets.iter().map(|(cause, count)| (cause.clone(), u64::from(*count))).collect())
-}
-
-/// The replay in words.
-fn told(replay: &ReplayStatus) -> String {
-    let (mut same, mut all) = (0, 0);
-    for service in &replay.services {
-        same += service.identical;
-        all += service.identical + service.different + service.unknown;
-    }
-    format!(
-        "Replay: {} records; begun {:.0} ms after the decision, probing {:.0} ms, walking {:.0} ms, catching up {:.0} ms, live after {:.0} ms. \
-         {} connections go on, reset: {:?}. {same} of {all} reply bytes came out identical, {} waits timed out.",
-        replay.records,
-        replay.begun_ms,
-        replay.probing_ms,
-        replay.walking_ms,
-        replay.catching_up_ms,
-        replay.live_ms,
-        replay.carried,
-        replay.resets,
-        replay.stalls
-    )
-}
-
 /// The live view of a run.
-struct Watch<'a> {
+struct Watch {
     live: Live<std::io::Stderr>,
-    clients: &'a Clients,
     started_ns: u64,
 }
 
-impl Watch<'_> {
+impl Watch {
     /// Shows how it goes for a while; `look` is asked once a second for epochs and a word on them.
     fn watch(
         &mut self,
+        clients: &Clients,
         time: Duration,
         phase: &str,
         mut look: impl FnMut() -> Result<(Option<u64>, String)>,
@@ -168,7 +117,7 @@ impl Watch<'_> {
                 seen = look()?;
             }
             looks += 1;
-            self.show(phase, seen.0, &seen.1);
+            self.show(clients, phase, seen.0, &seen.1);
             sleep(LOOK);
         }
         Ok(())
@@ -177,23 +126,24 @@ impl Watch<'_> {
     /// Shows how it goes until it is so.
     fn until(
         &mut self,
+        clients: &Clients,
         phase: &str,
         timeout: Duration,
         mut look: impl FnMut() -> Result<bool>,
     ) -> Result<()> {
         wait(phase, timeout, || {
-            self.show(phase, None, "");
+            self.show(clients, phase, None, "");
             let reached = look()?;
             Ok((reached, || "not yet".into()))
         })
     }
 
-    fn show(&mut self, phase: &str, epochs: Option<u64>, detail: &str) {
+    fn show(&mut self, clients: &Clients, phase: &str, epochs: Option<u64>, detail: &str) {
         let now = now_ns();
         self.live.update(&View {
             elapsed: Duration::from_nanos(now - self.started_ns),
             phase,
-            clients: self.clients.snapshot(),
+            clients: clients.snapshot(),
             now_ns: now,
             epochs,
             detail,

@@ -4,6 +4,7 @@
 mod failover;
 mod soak;
 mod stock;
+mod takeover;
 
 use std::fs;
 use std::io::IsTerminal as _;
@@ -15,12 +16,20 @@ use crate::report::{Fact, Report, Run, Verdict, table, utc};
 use crate::scenario::{self, Result, ScenarioError};
 use llm_core::replication::Mode;
 
-pub use soak::soak;
+pub use soak::{Soak, soak};
 
-/// Options of `llm protect` for the short soak.
-pub const REMUS: &str = "--mode remus --interval 200ms";
-/// The same, with an input log.
-pub const LLM: &str = "--mode llm --interval 2s";
+/// Time between two checkpoints that each mode is shown with.
+#[must_use]
+pub const fn usual_interval(mode: Mode) -> Duration {
+    match mode {
+        Mode::Llm => Duration::from_secs(2),
+        _ => Duration::from_millis(200),
+    }
+}
+
+/// What the reader of a report must know of the lab.
+const EMULATED: &str = "Two real Xen hosts (Xen 4.17, Linux 6.1 Dom0) and a PVH guest, all under QEMU's software emulation on a \
+    small machine: times are many times longer than on hardware, and only the comparison within a run means anything.";
 
 /// How the demo is run.
 #[derive(Clone, Debug)]
@@ -46,7 +55,7 @@ impl Options {
         Self {
             name: name.into(),
             llm: Llm::Build,
-            modes: vec![(Mode::Llm, Duration::from_secs(2)), (Mode::Remus, Duration::from_millis(200))],
+            modes: [Mode::Llm, Mode::Remus].map(|mode| (mode, usual_interval(mode))).to_vec(),
             interval: Duration::from_millis(200),
             watch: Duration::from_secs(15),
             stock: true,
@@ -113,12 +122,10 @@ fn write_report(runs: Vec<Run>, folder: PathBuf) -> Result<()> {
         title: "LLM: a guest survives the loss of its host".into(),
         generated: utc(SystemTime::now()),
         runs,
+        summary: None,
         host: facts(),
         notes: vec![
-            "Two real Xen hosts (Xen 4.17, Linux 6.1 Dom0) and a PVH guest, all under QEMU's software emulation \
-             on a small machine: times are many times longer than on hardware, and only the comparison within a \
-             run means anything."
-                .into(),
+            EMULATED.into(),
             "Latency is that of closed-loop clients (Redis writes and web requests together); downtime is the longest \
              gap between two replies of any one connection around the failure."
                 .into(),

@@ -305,14 +305,14 @@ pub(super) fn distribution(client: &ClientSeries) -> String {
     svg.finish()
 }
 
-/// How often which pause; `max_ms` is the same for all runs of a page, so that they compare.
-pub(super) fn pauses(pauses_ms: &[f64], max_ms: f64) -> String {
+/// How often which time; `max_ms` is the same for all pictures that are to be compared. `what` says of what.
+pub(super) fn histogram(what: &str, times_ms: &[f64], max_ms: f64) -> String {
     const BINS: usize = 40;
     let (width, height, left, bottom) = (460.0, 250.0, 44.0, 206.0);
-    let mut svg = Svg::new(width, height, "Histogram of the pauses of the guest");
+    let mut svg = Svg::new(width, height, &format!("Histogram: {what}"));
     let mut bins = [0u32; BINS];
-    for pause in pauses_ms {
-        let at = (pause / max_ms * BINS as f64) as usize;
+    for time in times_ms {
+        let at = (time / max_ms * BINS as f64) as usize;
         bins[at.min(BINS - 1)] += 1;
     }
     let most = bins.iter().copied().max().unwrap_or(0);
@@ -329,11 +329,11 @@ pub(super) fn pauses(pauses_ms: &[f64], max_ms: f64) -> String {
     for (i, n) in bins.iter().enumerate().filter(|(_, n)| **n > 0) {
         let ends = [i, i + 1].map(|edge| edge as f64 * max_ms / BINS as f64);
         let (from, to) = (x.at(ends[0]), x.at(ends[1]));
-        let title = format!("{n} pauses of {} to {}", millis(ends[0]), millis(ends[1]));
+        let title = format!("{n} of {} to {}", millis(ends[0]), millis(ends[1]));
         let top = y.at(f64::from(*n));
         svg.rect("bar", (from + 0.5, top), (to - from - 1.0, bottom - top), &title);
     }
-    let mut sorted = pauses_ms.to_vec();
+    let mut sorted = times_ms.to_vec();
     sorted.sort_by(f64::total_cmp);
     let rank = |q: f64| sorted.get(((sorted.len() as f64 * q).ceil() as usize).max(1) - 1).copied();
     for (name, q, row) in [("p50", 0.5, 12.0), ("p99", 0.99, 25.0)] {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     Fact, Report, Run, Verdict, charts, compare,
+    figures::{self, Figure},
     format::{NONE, bytes, count, millis},
     svg::{escape, nice},
     table::{self, Tone},
@@ -24,9 +25,7 @@ pub(super) fn page(report: &Report) -> String {
     if !few {
         all_numbers(&mut out, &report.runs);
     }
-    let longest = report.runs.iter().flat_map(|r| &r.pauses_ms).copied().fold(0.0, f64::max);
-    // A little more than a round number does not need the next one.
-    let pause_max = nice(longest / 12.0) * (longest / nice(longest / 12.0)).ceil().max(1.0);
+    let pause_max = round_up(report.runs.iter().flat_map(|r| &r.pauses_ms).copied().fold(0.0, f64::max));
     for (i, run) in report.runs.iter().enumerate().filter(|(_, run)| has_pictures(run)) {
         let name = escape(&run.name);
         let (begin, end) = if few || i == 0 {
@@ -44,6 +43,11 @@ pub(super) fn page(report: &Report) -> String {
     remarks(&mut out, report);
     out.push_str("</main></body></html>\n");
     out
+}
+
+/// The end of an axis: a little more than a round number does not need the next one.
+fn round_up(longest: f64) -> f64 {
+    nice(longest / 12.0) * (longest / nice(longest / 12.0)).ceil().max(1.0)
 }
 
 /// The page up to and with its heading; the header is still open.
@@ -200,7 +204,7 @@ fn pictures(out: &mut String, run: &Run, pause_max: f64) {
         let _ = writeln!(
             out,
             "<figure><h3>Pauses of the guest</h3>{}<figcaption>{} pauses.</figcaption></figure>",
-            charts::pauses(&run.pauses_ms, pause_max),
+            charts::histogram("pauses of the guest", &run.pauses_ms, pause_max),
             count(run.pauses_ms.len() as u64)
         );
     }
@@ -212,8 +216,30 @@ fn all_numbers(out: &mut String, runs: &[Run]) {
     if let Some(svg) = compare::bars(runs).filter(|_| runs.len() <= FEW) {
         let _ = writeln!(out, "<figure>{svg}<figcaption>Shorter is better.</figcaption></figure>");
     }
+    for figure in figures::all(runs, runs.len() <= FEW) {
+        let Figure { name, svg, caption } = figure;
+        let _ = writeln!(
+            out,
+            "<figure><h3>{name}</h3><div class=\"wide\">{svg}</div><figcaption>{caption}</figcaption></figure>"
+        );
+    }
+    downtimes(out, runs);
     numbers(out, runs);
     out.push_str("</section>\n");
+}
+
+/// How the downtimes of many failovers spread.
+fn downtimes(out: &mut String, runs: &[Run]) {
+    let times: Vec<f64> = runs.iter().filter_map(|run| run.downtime_ms).collect();
+    if runs.len() > FEW && !times.is_empty() {
+        let max = round_up(times.iter().copied().fold(0.0, f64::max));
+        let _ = writeln!(
+            out,
+            "<div class=\"pair\"><figure><h3>Downtimes</h3>{}<figcaption>{} failovers.</figcaption></figure></div>",
+            charts::histogram("downtimes", &times, max),
+            count(times.len() as u64)
+        );
+    }
 }
 
 fn numbers(out: &mut String, runs: &[Run]) {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Quantiles, Run, quantiles};
-use crate::clients::{Cause, ClientKind, Marks, Outcome, Phase, Timeline};
+use super::{Quantiles, Run, ms, quantiles};
+use crate::clients::{Cause, ClientKind, Marks, Outcome, Pauses, Phase, Sample, Timeline};
+use crate::lab::{guest, pattern, sink};
 
 /// Where the time between take-over and go-live went, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -31,13 +32,34 @@ pub struct Fidelity {
     pub unknown: u64,
 }
 
-/// What closed-loop clients without a pause get out of the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Throughput {
-    /// Redis SETs a second, pipelined.
-    pub redis_set_per_s: f64,
-    /// Bytes of 64 KiB web bodies a second.
-    pub http_64k_bytes_per_s: f64,
+impl Fidelity {
+    /// The identical ones of those that could be compared, from 0 to 1; `None` if there were none.
+    #[must_use]
+    pub fn share(&self) -> Option<f64> {
+        let compared = self.identical + self.different;
+        (compared > 0).then(|| self.identical as f64 / compared as f64)
+    }
+}
+
+impl std::ops::AddAssign for Fidelity {
+    fn add_assign(&mut self, other: Self) {
+        self.identical += other.identical;
+        self.different += other.different;
+        self.unknown += other.unknown;
+    }
+}
+
+/// What is served on a port of the lab's guest.
+pub(super) fn workload(port: u16) -> String {
+    let name = match port {
+        guest::HTTP => "web",
+        guest::REDIS => "Redis",
+        pattern::ECHO_PORT => "echo",
+        sink::PORT => "upload",
+        pattern::HTTP_PORT => "download",
+        _ => return format!("port {port}"),
+    };
+    format!("{name} (port {port})")
 }
 
 /// A client's latencies in milliseconds.
@@ -47,6 +69,31 @@ pub struct ClientLatency {
     pub protected: Option<Quantiles>,
     /// Before protection.
     pub unprotected: Option<Quantiles>,
+    /// Of the protected ones, those of requests that no pause of the guest fell into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_pause_met: Option<Quantiles>,
+    /// The others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_met: Option<Quantiles>,
+    /// How many the others are of all, from 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_met_share: Option<f64>,
+}
+
+/// Connections of a client that had to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Carried {
+    /// All of them.
+    pub total: u64,
+    /// Those that did.
+    pub carried: u64,
+}
+
+impl std::ops::AddAssign for Carried {
+    fn add_assign(&mut self, other: Self) {
+        self.total += other.total;
+        self.carried += other.carried;
+    }
 }
 
 impl ClientLatency {
@@ -67,6 +114,7 @@ impl Run {
         let latency = |kind| ClientLatency {
             protected: of(Phase::Protected, kind),
             unprotected: of(Phase::Unprotected, kind),
+            ..ClientLatency::default()
         };
         let all = ClientKind::ALL.map(|kind| (kind.name().to_owned(), latency(kind)));
         let known = |l: &ClientLatency| l.protected.is_some() || l.unprotected.is_some();
@@ -79,10 +127,42 @@ impl Run {
 
     /// Counts the connections that had to go on, and those that did.
     pub(super) fn count_connections(&mut self, marks: &Marks, outcomes: &[Outcome]) {
-        let total: u64 = outcomes.iter().map(|o| had_to_go_on(marks, o)).sum();
-        let broken: u64 = outcomes.iter().map(|o| o.broken.len() as u64).sum();
-        self.connections_total = Some(total);
-        self.connections_carried = Some(total.saturating_sub(broken));
+        let mut by_client: BTreeMap<String, Carried> = BTreeMap::new();
+        let mut all = Carried::default();
+        for outcome in outcomes {
+            let total = had_to_go_on(marks, outcome);
+            let one = Carried { total, carried: total.saturating_sub(outcome.broken.len() as u64) };
+            *by_client.entry(outcome.kind.name().into()).or_default() += one;
+            all += one;
+        }
+        self.connections_by_client = Some(by_client);
+        self.connections_total = Some(all.total);
+        self.connections_carried = Some(all.carried);
+    }
+
+    /// Tells requests that met a pause from those that did not, and takes the pauses themselves.
+    pub(super) fn sort_by_pauses(&mut self, timeline: &Timeline, pauses: &Pauses) {
+        if pauses.is_empty() {
+            return;
+        }
+        for kind in ClientKind::ALL {
+            let Some(latency) = self.latency_by_client.as_mut().and_then(|all| all.get_mut(kind.name()))
+            else {
+                continue;
+            };
+            let mine = timeline.samples_of(Phase::Protected, |k| k == kind);
+            let (met, free): (Vec<_>, Vec<_>) = mine.partition(|s| pauses.meet(s));
+            let share = met.len() as f64 / (met.len() + free.len()).max(1) as f64;
+            let of = |samples: Vec<&Sample>| Quantiles::of(samples.iter().map(|s| s.latency_ns).collect());
+            latency.pause_met_share = Some((share * 1e4).round() / 1e4);
+            (latency.pause_met, latency.no_pause_met) = (of(met), of(free));
+        }
+        let marks = timeline.marks();
+        if let (Some(from), Some(to)) = (marks.protected_ns, marks.failed_ns) {
+            let lengths = pauses.lengths(from, to);
+            self.pause_ms = Quantiles::of(lengths.clone());
+            self.pauses_ms = lengths.into_iter().map(ms).collect();
+        }
     }
 
     /// States how many connections were reset on purpose, and why. Those are not held against the run, and its

@@ -3,7 +3,7 @@
 //! The JSON is `{"runs": [...]}` with further keys beside; times are milliseconds, sizes bytes. A value that
 //! was not measured is `null`, never zero. `detect_ms` and `downtime_ms` are `null` as well if it never
 //! happened: [`Run::failure`] says whether there was anything to detect, and how long the run watched. What only
-//! some runs can measure (from [`Run::latency_by_client`] to [`Run::throughput_unprotected`]) has no key in the others.
+//! some runs can measure (from [`Run::latency_by_client`] to [`Run::replay_fidelity`]) has no key in the others.
 
 use std::{
     collections::BTreeMap,
@@ -13,27 +13,32 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::clients::{Broken, ClientKind, Marks, Outcome, Phase, Sample, Timeline, timeline::Percentiles};
+use crate::clients::{
+    Broken, ClientKind, Marks, Outcome, Pauses, Phase, Sample, Timeline, timeline::Percentiles,
+};
 
 mod bars;
 mod bench;
 mod bench_page;
 mod charts;
 mod compare;
+mod figures;
 mod format;
 mod html;
 mod json;
 mod live;
 mod measures;
 mod series;
+mod summary;
 mod svg;
 mod table;
 
 pub use bench::{Bench, Row};
 pub use format::utc;
 pub use live::{Live, View};
-pub use measures::{ClientLatency, Fidelity, ReplayTimes, Throughput};
+pub use measures::{Carried, ClientLatency, Fidelity, ReplayTimes};
 pub use series::{ClientSeries, Distribution, Event, Lane, Series, Span};
+pub use summary::{Spread, Summary};
 pub use table::table;
 
 /// A report that could not be written.
@@ -63,6 +68,9 @@ pub struct Report {
     pub title: String,
     /// When it was written, as [`utc`] gives it.
     pub generated: String,
+    /// What they came to together; only of failovers in a row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
     /// The runs, in order.
     pub runs: Vec<Run>,
     /// The machine and the versions.
@@ -160,6 +168,9 @@ pub struct Run {
     /// TCP connections that had to go on. Of those made for one request only the ones that the fault found open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections_total: Option<u64>,
+    /// The same by client, by [`ClientKind::name`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_by_client: Option<BTreeMap<String, Carried>>,
     /// Of those, the ones that did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections_carried: Option<u64>,
@@ -178,12 +189,6 @@ pub struct Run {
     /// What the replayed guest sent, beside what the dead one had sent, by the service's port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay_fidelity: Option<BTreeMap<u16, Fidelity>>,
-    /// Throughput while protected.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub throughput: Option<Throughput>,
-    /// The same before protection.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub throughput_unprotected: Option<Throughput>,
 }
 
 /// Whether a run kept the promise.
@@ -212,6 +217,18 @@ impl Run {
     /// A run with all that its clients saw. The driver's numbers are still to be filled in.
     #[must_use]
     pub fn measured(mode: &str, interval_ms: u64, marks: Marks, outcomes: Vec<Outcome>) -> Self {
+        Self::measured_with(mode, interval_ms, marks, outcomes, &Pauses::default())
+    }
+
+    /// The same where the pauses of the guest are known one by one.
+    #[must_use]
+    pub fn measured_with(
+        mode: &str,
+        interval_ms: u64,
+        marks: Marks,
+        outcomes: Vec<Outcome>,
+        pauses: &Pauses,
+    ) -> Self {
         let mut run = Self::new(mode, interval_ms);
         let sum = |count: fn(&Outcome) -> u64| Some(outcomes.iter().map(count).sum());
         run.acked_writes = sum(|o| o.acked_writes);
@@ -226,6 +243,7 @@ impl Run {
             samples.append(&mut outcome.samples);
         }
         let timeline = run.latencies(marks, samples);
+        run.sort_by_pauses(&timeline, pauses);
         run.downtime_ms = timeline.downtime_ns().map(ms);
         run
     }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Fidelity, Quantiles, ReplayTimes, Report, Run, Throughput, Verdict,
+    Fidelity, Quantiles, ReplayTimes, Report, Run, Verdict,
     format::{NONE, bytes, count, millis},
+    measures::workload,
 };
 use crate::clients::ClientKind;
 
@@ -81,7 +82,7 @@ fn verdict(run: &Run) -> Cell {
 /// All lines that have a value in some run.
 pub(super) fn lines(runs: &[Run]) -> Vec<Line> {
     type Show = fn(&Run) -> Cell;
-    let all: [(&str, Show); 30] = [
+    let all: [(&str, Show); 26] = [
         ("promise", verdict),
         ("lost acknowledged writes", |r| fault(r.lost_acked_writes)),
         ("wrong values", |r| fault(r.wrong_values)),
@@ -103,10 +104,6 @@ pub(super) fn lines(runs: &[Run]) -> Vec<Line> {
         ("latency protected p50 / p99", |r| pair(r.latency_ms)),
         ("pause p50 / p99", |r| pair(r.pause_ms)),
         ("round trip of the link p50 / p99", |r| pair(r.link_rtt_ms)),
-        ("SET a second, unprotected", |r| plain(r.throughput_unprotected.map(sets))),
-        ("SET a second, protected", |r| plain(r.throughput.map(sets))),
-        ("64 KiB bodies a second, unprotected", |r| plain(r.throughput_unprotected.map(bodies))),
-        ("64 KiB bodies a second, protected", |r| plain(r.throughput.map(bodies))),
         ("interval", |r| plain(r.interval_ms.map(|n| format!("{n} ms")))),
         ("epochs committed", |r| plain(r.epochs_committed.map(count))),
         ("pages sent", |r| plain(r.pages_sent.map(count))),
@@ -126,10 +123,12 @@ pub(super) fn lines(runs: &[Run]) -> Vec<Line> {
 /// How late each client's replies are, and how much of it is the price.
 fn by_client(runs: &[Run]) -> Vec<Line> {
     type Show = fn(&Run, &str) -> Option<Quantiles>;
-    let shows: [(&str, Show); 3] = [
+    let shows: [(&str, Show); 5] = [
         ("added", |r, client| r.added_latency_ms.as_ref()?.get(client).copied()),
         ("protected", |r, client| r.latency_by_client.as_ref()?.get(client)?.protected),
         ("unprotected", |r, client| r.latency_by_client.as_ref()?.get(client)?.unprotected),
+        ("no pause met", |r, client| r.latency_by_client.as_ref()?.get(client)?.no_pause_met),
+        ("pause met", |r, client| r.latency_by_client.as_ref()?.get(client)?.pause_met),
     ];
     let line = |client: ClientKind, (what, show): (&str, Show)| Line {
         label: format!("{client}: {what} p50 / p99"),
@@ -148,7 +147,7 @@ fn by_port(runs: &[Run]) -> Vec<Line> {
         .collect();
     let cell = |run: &Run, port| plain(run.replay_fidelity.as_ref().and_then(|f| f.get(&port)).map(fidelity));
     let line = |port| Line {
-        label: format!("replayed bytes, port {port}"),
+        label: format!("replayed bytes, {}", workload(port)),
         cells: runs.iter().map(|run| cell(run, port)).collect(),
     };
     ports.into_iter().map(line).collect()
@@ -178,14 +177,6 @@ fn carried(run: &Run) -> Cell {
 fn causes(by_cause: &BTreeMap<String, u64>) -> String {
     let list: Vec<String> = by_cause.iter().map(|(cause, n)| format!("{} {cause}", count(*n))).collect();
     if list.is_empty() { "0".into() } else { list.join(", ") }
-}
-
-fn sets(t: Throughput) -> String {
-    count(t.redis_set_per_s.round() as u64)
-}
-
-fn bodies(t: Throughput) -> String {
-    format!("{}/s", bytes(t.http_64k_bytes_per_s))
 }
 
 fn steps(t: ReplayTimes) -> String {

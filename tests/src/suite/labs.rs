@@ -3,10 +3,13 @@
 use super::{Options, Outcome, progress};
 use crate::lab::{self, Lab, Paths};
 use crate::{demo as main_job, faults as fault_tour, scenario};
+use llm_core::replication::Mode;
 use std::time::Duration;
 
 /// Failovers of the short soak; `cargo lab soak` runs as many as one likes.
 const SOAK: u32 = 2;
+/// The same in mode llm: one takes some two minutes, and the demo has another.
+const SOAK_LLM: u32 = 1;
 
 pub(super) fn packages(options: &Options) -> Outcome {
     match Lab::prepare(&Paths::new(&options.name), &progress()) {
@@ -45,11 +48,26 @@ pub(super) fn demo(options: &Options) -> Outcome {
 }
 
 pub(super) fn soak(options: &Options) -> Outcome {
-    match again_once(|| main_job::soak(&options.name, options.llm.clone(), SOAK, main_job::REMUS)) {
+    soak_in(options, Mode::Remus, SOAK)
+}
+
+pub(super) fn soak_llm(options: &Options) -> Outcome {
+    soak_in(options, Mode::Llm, SOAK_LLM)
+}
+
+fn soak_in(options: &Options, mode: Mode, times: u32) -> Outcome {
+    let soak = main_job::Soak {
+        name: options.name.clone(),
+        llm: options.llm.clone(),
+        times,
+        mode,
+        interval: main_job::usual_interval(mode),
+    };
+    match again_once(|| main_job::soak(&soak)) {
         Ok(held) => Outcome {
             passed: held as usize,
-            failed: SOAK.saturating_sub(held) as usize,
-            note: format!("{held} of {SOAK} failovers held"),
+            failed: times.saturating_sub(held) as usize,
+            note: format!("{held} of {times} failovers held"),
         },
         Err(error) => broken(&error),
     }

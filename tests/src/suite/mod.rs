@@ -83,6 +83,11 @@ const STEPS: &[Step] = &[
     Step { name: "faults", about: "faults that must be survived, on two Xen hosts", run: labs::faults },
     Step { name: "demo", about: "the main job, and stock xl remus beside it", run: labs::demo },
     Step { name: "soak", about: "failovers in a row, back and forth", run: labs::soak },
+    Step {
+        name: "soak-llm",
+        about: "a failover in mode llm, with connections of the last moment",
+        run: labs::soak_llm,
+    },
 ];
 
 /// Names of all steps, in their order.

@@ -1,19 +1,16 @@
 //! What demos and fault tests do with a lab: protect the guest, ask how it
 //! stands, take the host away, look at what its clients saw.
 
-use std::net::SocketAddr;
+mod mix;
+
 use std::time::{Duration, Instant};
 
 use llm_dom0::control::{BackupStatus, PrimaryStatus, SessionStatus, Status};
 
-use crate::clients::echo::{self, EchoOptions};
-use crate::clients::http::{Digest, HttpClients, HttpOptions};
-use crate::clients::redis::{RedisClients, RedisOptions};
-use crate::clients::stream::{self, StreamOptions};
-use crate::clients::timeline::Sample;
-use crate::clients::upload::{self, UploadOptions};
-use crate::clients::{ClientError, ClientKind, Outcome, Running, Snapshot};
-use crate::lab::{self, Lab, LabError, Link, guest, pattern, sink};
+use crate::clients::{ClientError, Outcome};
+use crate::lab::{Lab, LabError, Link, guest};
+
+pub use mix::{Clients, service};
 
 /// Port of `llm backup` in the lab.
 pub const PORT: u16 = 7707;
@@ -229,174 +226,6 @@ pub fn protect(lab: &Lab, host: usize, options: &str) -> Result<PrimaryStatus> {
     }
     start_protect(lab, host, options)?;
     wait_primary(lab, host, &["protected"], Duration::from_secs(240))
-}
-
-/// The guest's clients while they run.
-#[derive(Debug)]
-pub struct Clients {
-    redis: Vec<RedisClients>,
-    others: Vec<Running>,
-}
-
-impl Clients {
-    /// Starts a Redis writer on four connections and a web client on two, in the clients' network.
-    ///
-    /// # Errors
-    /// A first connection fails.
-    pub fn start(lab: &Lab) -> Result<Self> {
-        // Threads inherit the namespace that they are started in.
-        lab.in_netns(Self::basic)?
-    }
-
-    /// Starts the full mix: beside the two of [`Self::start`], with the same rates, a pipelining Redis writer, web
-    /// clients with a new connection for each request and with bodies of 64 KiB, a typist, an uploader and a long
-    /// download. 15 connections; about 0.6 MB/s towards the clients and 0.2 MB/s towards the guest where it keeps up.
-    ///
-    /// # Errors
-    /// A first connection fails.
-    pub fn start_all(lab: &Lab) -> Result<Self> {
-        lab.in_netns(|| {
-            let mut clients = Self::basic()?;
-            clients.redis.push(RedisClients::start(&RedisOptions {
-                connections: 2,
-                depth: 8,
-                pace: Duration::from_millis(100),
-                keys: 4000,
-                ..RedisOptions::new(service(guest::REDIS))
-            })?);
-            let connecting = HttpOptions {
-                keep_alive: false,
-                pace: Duration::from_millis(200),
-                ..HttpOptions::new(service(guest::HTTP), "/", index())
-            };
-            clients.others.push(HttpClients::start(&connecting)?.into());
-            let large = HttpOptions {
-                connections: 1,
-                pace: Duration::from_millis(150),
-                ..HttpOptions::new(service(guest::HTTP), "/64k", Digest::of(&lab::image::page_64k()))
-            };
-            clients.others.push(HttpClients::start(&large)?.into());
-            clients.others.push(echo::start(&EchoOptions::new(service(pattern::ECHO_PORT)))?);
-            clients.others.push(upload::start(&UploadOptions::new(service(sink::PORT)))?);
-            clients.others.push(stream::start(&StreamOptions::new(service(pattern::HTTP_PORT)))?);
-            Ok(clients)
-        })?
-    }
-
-    fn basic() -> Result<Self> {
-        let redis = RedisOptions {
-            pace: Duration::from_millis(20),
-            keys: 4000,
-            ..RedisOptions::new(service(guest::REDIS))
-        };
-        let http = HttpOptions {
-            pace: Duration::from_millis(50),
-            ..HttpOptions::new(service(guest::HTTP), "/", index())
-        };
-        let redis = vec![RedisClients::start(&redis)?];
-        Ok(Self { redis, others: vec![HttpClients::start(&http)?.into()] })
-    }
-
-    /// How it goes.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        self.snapshots().into_iter().fold(Snapshot::default(), |sum, (_, one)| sum + one)
-    }
-
-    /// How it goes with each client.
-    #[must_use]
-    pub fn snapshots(&self) -> Vec<(ClientKind, Snapshot)> {
-        let redis = self.redis.iter().map(|c| (c.kind(), c.progress().snapshot()));
-        redis.chain(self.others.iter().map(|c| (c.kind(), c.progress().snapshot()))).collect()
-    }
-
-    /// When Redis and the web server last replied, on the clients' clock.
-    #[must_use]
-    pub fn last_replies(&self) -> (u64, u64) {
-        let all = self.snapshots();
-        let last = |kind| all.iter().find(|one| one.0 == kind).map_or(0, |one| one.1.last_reply_ns);
-        (last(ClientKind::Redis), last(ClientKind::Http))
-    }
-
-    /// Waits until replies come again after `since_ns`: from Redis, from the web server, and for each other client
-    /// that has a connection left.
-    ///
-    /// # Errors
-    /// They do not.
-    pub fn wait_for_replies(&self, since_ns: u64, timeout: Duration) -> Result<()> {
-        wait("replies of the guest", timeout, || {
-            let ended = self.ended();
-            let due = |kind: ClientKind| kind.is_basic() || !ended.contains(&kind);
-            let late: Vec<(ClientKind, u64)> = self
-                .snapshots()
-                .into_iter()
-                .filter(|(kind, one)| due(*kind) && one.last_reply_ns <= since_ns)
-                .map(|(kind, one)| (kind, one.last_reply_ns))
-                .collect();
-            let seen = format!("asked {since_ns} ns, last replies before that: {late:?}");
-            Ok((late.is_empty(), move || seen))
-        })
-    }
-
-    /// Clients of which no connection is left.
-    fn ended(&self) -> Vec<ClientKind> {
-        let redis = self.redis.iter().filter(|c| c.is_done()).map(RedisClients::kind);
-        redis.chain(self.others.iter().filter(|c| c.is_done()).map(Running::kind)).collect()
-    }
-
-    /// All at once, so that none works on while another drains.
-    fn raise_stop(&self) {
-        self.redis.iter().for_each(RedisClients::raise_stop);
-        self.others.iter().for_each(Running::raise_stop);
-    }
-
-    /// Stops them without reading anything back: for a guest that is gone.
-    ///
-    /// # Errors
-    /// A client thread has failed.
-    pub fn abandon(self, lab: &Lab) -> Result<Vec<Sample>> {
-        lab.in_netns(|| {
-            self.raise_stop();
-            let mut samples = Vec::new();
-            for client in self.others {
-                samples.append(&mut client.stop()?.samples);
-            }
-            for client in self.redis {
-                samples.append(&mut client.stop()?.abandon());
-            }
-            Ok(samples)
-        })?
-    }
-
-    /// Stops them and reads every acknowledged write back.
-    ///
-    /// # Errors
-    /// The values cannot be read back.
-    pub fn stop(self, lab: &Lab) -> Result<Vec<Outcome>> {
-        lab.in_netns(|| {
-            self.raise_stop();
-            let others = self.others.into_iter().map(Running::stop).collect::<Vec<_>>();
-            let redis = self.redis.into_iter().map(RedisClients::stop).collect::<Vec<_>>();
-            let mut outcomes = Vec::new();
-            for stopped in redis {
-                outcomes.push(stopped?.verify()?);
-            }
-            for outcome in others {
-                outcomes.push(outcome?);
-            }
-            Ok(outcomes)
-        })?
-    }
-}
-
-/// A service of the guest.
-#[must_use]
-pub fn service(port: u16) -> SocketAddr {
-    SocketAddr::from((guest::ADDRESS, port))
-}
-
-fn index() -> Digest {
-    Digest::of(lab::image::INDEX_HTML.as_bytes())
 }
 
 /// Nothing that was acknowledged is lost, nothing is wrong, every connection went on.
