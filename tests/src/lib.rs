@@ -6,7 +6,6 @@ pub mod faults;
 pub mod fuzzing;
 pub mod lab;
 pub mod measure;
-pub mod packet;
 pub mod replay_sim;
 pub mod report;
 pub mod scenario;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use llm_tests::packet::{backup, fake_xl, primary};
+use llm_tests::bench::packet::{backup, fake_xl, primary};
 
 #[derive(Parser)]
 struct Args {

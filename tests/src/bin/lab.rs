@@ -60,18 +60,6 @@ enum Action {
         #[arg(long, value_name = "FILE")]
         llm: Option<PathBuf>,
     },
-    /// Measure what protection costs: throughput, latency and a guest's own work, mode after mode.
-    Bench {
-        /// What to measure.
-        #[arg(value_enum)]
-        what: BenchOf,
-        /// How long each measure takes, in seconds.
-        #[arg(long, default_value_t = 15, value_name = "N")]
-        seconds: u64,
-        /// Put this `llm` binary into the hosts instead of building it.
-        #[arg(long, value_name = "FILE")]
-        llm: Option<PathBuf>,
-    },
     /// Run the fault scenarios, one after the other, on one lab.
     Faults {
         /// Only those with this in their name.
@@ -106,6 +94,12 @@ enum Action {
         /// This one alone, with a line per event.
         #[arg(long, conflicts_with = "seeds")]
         seed: Option<u64>,
+    },
+    /// Measure, print tables, and write `target/lab/bench/NAME.json`.
+    Bench {
+        /// What is measured.
+        #[command(subcommand)]
+        what: bench::Command,
     },
     /// Boot both hosts and leave them running.
     Up {
@@ -213,13 +207,6 @@ enum Mode {
     Remus,
 }
 
-/// What `cargo lab bench` measures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum BenchOf {
-    /// Mode llm beside the unprotected guest and mode remus; needs root and ten minutes.
-    Llm,
-}
-
 /// A host as the user names it.
 #[derive(Debug, Clone, Copy)]
 struct HostNumber(usize);
@@ -287,15 +274,6 @@ fn act(args: &Args) -> lab::Result<ExitCode> {
             });
             return Ok(verdict(held));
         }
-        Action::Bench { what: BenchOf::Llm, seconds, llm } => {
-            lab::clean_on_exit(&args.name)?;
-            let options = bench::Options {
-                llm: llm.clone().map_or(Llm::Build, Llm::File),
-                time: Duration::from_secs(*seconds),
-                ..bench::Options::new(&args.name)
-            };
-            return Ok(verdict(bench::run(&options)));
-        }
         Action::Faults { only, llm, running } => {
             let lab = if *running {
                 attach()?
@@ -318,6 +296,16 @@ fn act(args: &Args) -> lab::Result<ExitCode> {
                 fuzz_time: Duration::from_secs(*fuzz_seconds),
             });
             return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Action::Bench { what } => {
+            return Ok(what.run(&args.name).map_or_else(
+                |error| {
+                    let source = error.source().map(|e| format!(": {e}")).unwrap_or_default();
+                    eprintln!("{error}{source}");
+                    ExitCode::FAILURE
+                },
+                |whole| if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+            ));
         }
         Action::Sim { seeds, seed } => return Ok(simulate(*seeds, *seed)),
         Action::Up { no_llm, llm, memory, dom0_memory } => {

@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::llm::pair;
+use super::run::pair;
 use crate::clients::echo::{self, EchoOptions};
 use crate::clients::http::{Digest, HttpClients, HttpOptions};
 use crate::clients::redis::{RedisClients, RedisOptions};

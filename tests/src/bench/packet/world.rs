@@ -1,6 +1,6 @@
 //! Namespaces of a guest, its host, a client and a backup, and the driver's processes in them.
 
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::{env, fs};
@@ -101,7 +101,15 @@ impl World {
     pub(super) fn protect(&self, mode: &str, interval_ms: u64) -> Result<Running> {
         let name = format!("packet-{}", std::process::id());
         let mut command = self.command(&self.host)?;
-        command.args(["primary", &name, VIF, BRIDGE, &format!("{BACKUP}:{PORT}"), mode, &interval_ms.to_string()]);
+        command.args([
+            "primary",
+            &name,
+            VIF,
+            BRIDGE,
+            &format!("{BACKUP}:{PORT}"),
+            mode,
+            &interval_ms.to_string(),
+        ]);
         let mut running = Running::start(&mut command, false)?;
         let line = running.line()?;
         if line.trim() != "protected" {
@@ -149,14 +157,6 @@ impl Running {
         let mut line = String::new();
         self.output.read_line(&mut line).context(|| "read what the driver says".to_owned())?;
         Ok(line)
-    }
-
-    /// The driver's status.
-    pub(super) fn status(&mut self) -> Result<serde_json::Value> {
-        let ask = |input: &mut ChildStdin| input.write_all(b"status\n");
-        self.input.as_mut().map_or(Ok(()), ask).context(|| "ask the driver".to_owned())?;
-        let line = self.line()?;
-        serde_json::from_str(&line).map_err(|e| missing(&format!("A status ({e})")))
     }
 }
 

@@ -31,8 +31,12 @@ pub fn run(args: &[String]) -> io::Result<()> {
 fn remus(interval_ms: u64, command: &str) -> io::Result<()> {
     let (stream_out, mut stream) = io::pipe()?;
     let (answers, answers_in) = io::pipe()?;
-    let mut transport =
-        Command::new("sh").args(["-c", command]).stdin(stream_out).stdout(answers_in).stderr(Stdio::inherit()).spawn()?;
+    let mut transport = Command::new("sh")
+        .args(["-c", command])
+        .stdin(stream_out)
+        .stdout(answers_in)
+        .stderr(Stdio::inherit())
+        .spawn()?;
     let mut line = Vec::new();
     BufReader::new(answers).read_until(b'\n', &mut line)?;
     if line != BANNER {

@@ -29,7 +29,15 @@ struct AlwaysRunning;
 
 impl DomainStates for AlwaysRunning {
     fn domain(&mut self, domid: u16) -> Result<Option<DomainInfo>, PrivcmdError> {
-        Ok(Some(DomainInfo { domid, flags: 0, pages: 0, max_pages: 0, cpu_time: 0, vcpus: 1, handle: [0; 16] }))
+        Ok(Some(DomainInfo {
+            domid,
+            flags: 0,
+            pages: 0,
+            max_pages: 0,
+            cpu_time: 0,
+            vcpus: 1,
+            handle: [0; 16],
+        }))
     }
 }
 

@@ -1,0 +1,248 @@
+//! What is measured: roofs, ours, and what others use.
+
+use std::hint::black_box;
+
+use llm_core::page::{self, MAX_RECORD, PAGE, Page};
+
+use super::arena::{Aligned, Arena, Subject};
+use super::xbzrle;
+
+/// Bytes of the buffer that records go into, as large as a batch.
+const RING: usize = 256 << 10;
+
+/// Where records go: from the front again when it is full.
+struct Ring {
+    bytes: Box<[u8]>,
+    at: usize,
+}
+
+impl Ring {
+    fn new() -> Self {
+        Self { bytes: vec![0; RING].into(), at: 0 }
+    }
+
+    fn room<const N: usize>(&mut self) -> &mut [u8; N] {
+        if self.at + N > RING {
+            self.at = 0;
+        }
+        self.bytes[self.at..].first_chunk_mut().expect("there is room")
+    }
+}
+
+fn subject(
+    name: &'static str,
+    width: &'static str,
+    stride: usize,
+    pass: impl FnMut(&mut Arena, &[u32]) -> usize + 'static,
+) -> Subject {
+    Subject { name, width, changes: false, stride, pass: Box::new(pass) }
+}
+
+/// A subject that takes one pair after the other and writes at most `N` bytes for each.
+fn encoder<const N: usize>(
+    name: &'static str,
+    width: &'static str,
+    stride: usize,
+    mut encode: impl FnMut(&Page, &Page, &mut [u8; N]) -> usize + 'static,
+) -> Subject {
+    let mut ring = Ring::new();
+    subject(name, width, stride, move |arena, at| {
+        let mut bytes = 0;
+        for &at in at {
+            let at = at as usize;
+            let len = encode(&arena.old[at].0, &arena.new[at].0, ring.room());
+            ring.at += len;
+            bytes += len;
+        }
+        bytes
+    })
+}
+
+/// XBZRLE; a page that would grow goes as it is.
+fn xbzrle(old: &Page, new: &Page, out: &mut [u8; PAGE]) -> usize {
+    xbzrle::encode(old, new, out).unwrap_or_else(|| {
+        *out = *new;
+        PAGE
+    })
+}
+
+fn xor(old: &Page, new: &Page) -> Page {
+    std::array::from_fn(|i| old[i] ^ new[i])
+}
+
+/// Of a page compressed by itself; one that would grow goes as it is.
+fn shorter(compressed: usize) -> usize {
+    compressed.min(PAGE)
+}
+
+fn memcmp() -> Subject {
+    subject("memcmp of equal pages", "", 1, |arena, at| {
+        for &at in at {
+            let at = at as usize;
+            black_box(arena.old[at].0 == arena.same[at].0);
+        }
+        0
+    })
+}
+
+/// Encoders of dirty pages.
+pub(super) fn encoders() -> Vec<Subject> {
+    let mut subjects = vec![
+        memcmp(),
+        encoder("memcpy to a ring", "", 1, |_, new, out: &mut [u8; PAGE]| {
+            *out = *new;
+            PAGE
+        }),
+        encoder("xbzrle", "", 1, xbzrle),
+        encoder("llm", "portable", 1, |old, new, out: &mut [u8; MAX_RECORD]| {
+            page::encode(Some(old), new, out).len
+        }),
+    ];
+    subjects.extend(compressors());
+    subjects
+}
+
+/// General compressors, of the page and of what changed in it.
+fn compressors() -> Vec<Subject> {
+    const ROOM: usize = 2 * PAGE;
+    fn lz4() -> impl FnMut(&Page, &mut [u8; ROOM]) -> usize {
+        let mut table = lz4_flex::block::CompressTable::default();
+        move |page, out| {
+            shorter(lz4_flex::block::compress_into_with_table(page, out, &mut table).unwrap_or(PAGE))
+        }
+    }
+    fn zstd() -> impl FnMut(&Page, &mut [u8; ROOM]) -> usize {
+        let mut level1 = zstd::bulk::Compressor::new(1).expect("level 1 exists");
+        move |page, out| shorter(level1.compress_to_buffer(page, &mut out[..]).unwrap_or(PAGE))
+    }
+    let (mut raw_lz4, mut xor_lz4, mut raw_zstd, mut xor_zstd) = (lz4(), lz4(), zstd(), zstd());
+    vec![
+        encoder("lz4", "", 8, move |_, new, out| raw_lz4(new, out)),
+        encoder("xor, lz4", "", 8, move |old, new, out| xor_lz4(&xor(old, new), out)),
+        encoder("zstd -1", "", 16, move |_, new, out| raw_zstd(new, out)),
+        encoder("xor, zstd -1", "", 16, move |old, new, out| xor_zstd(&xor(old, new), out)),
+    ]
+}
+
+fn updater<const N: usize>(
+    name: &'static str,
+    width: &'static str,
+    mut encode: impl FnMut(&mut Page, &Page, &mut [u8; N]) -> usize + 'static,
+) -> Subject {
+    let mut ring = Ring::new();
+    let mut subject = subject(name, width, 1, move |arena, at| {
+        let mut bytes = 0;
+        for &at in at {
+            let at = at as usize;
+            let len = encode(&mut arena.old[at].0, &arena.new[at].0, ring.room());
+            ring.at += len;
+            bytes += len;
+        }
+        bytes
+    });
+    subject.changes = true;
+    subject
+}
+
+/// Encoders that bring the old copy up to date.
+pub(super) fn updaters() -> Vec<Subject> {
+    vec![
+        updater("memcpy to the old copy", "", |old, new, _: &mut [u8; 0]| {
+            *old = *new;
+            PAGE
+        }),
+        updater("xbzrle", "", |old, new, out| {
+            let len = xbzrle(old, new, out);
+            *old = *new;
+            len
+        }),
+        updater("llm", "portable", |old, new, out: &mut [u8; MAX_RECORD]| {
+            let len = page::encode(Some(old), new, out).len;
+            *old = *new;
+            len
+        }),
+    ]
+}
+
+/// A subject that decodes what `encode` made of every distinct pair.
+fn decoder(
+    name: &'static str,
+    width: &'static str,
+    mut encode: impl FnMut(&Page, &Page, &mut [u8; MAX_RECORD]) -> usize + 'static,
+    mut decode: impl FnMut(&[u8], &mut Page) -> usize + 'static,
+) -> Subject {
+    let mut records: Vec<u8> = Vec::new();
+    let mut lens: Vec<u32> = Vec::new();
+    let mut subject = subject(name, width, 1, move |arena, at| {
+        if records.is_empty() {
+            for &at in &arena.at {
+                let at = at as usize;
+                let mut record = [0; MAX_RECORD];
+                let len = encode(&arena.old[at].0, &arena.new[at].0, &mut record);
+                records.extend_from_slice(&record[..len]);
+                lens.push(u32::try_from(len).expect("a page"));
+            }
+            // The first pass is no measurement: it checks.
+            let mut rest = records.as_slice();
+            for (at, len) in arena.at.iter().zip(&lens) {
+                let (record, next) = rest.split_at(*len as usize);
+                let Aligned(page) = &mut arena.old[*at as usize];
+                decode(record, page);
+                assert!(*page == arena.new[*at as usize].0, "a page came out as another one");
+                rest = next;
+            }
+            return records.len();
+        }
+        let mut rest = records.as_slice();
+        for (at, len) in at.iter().zip(&lens) {
+            let (record, next) = rest.split_at(*len as usize);
+            black_box(decode(record, &mut arena.old[*at as usize].0));
+            rest = next;
+        }
+        records.len()
+    });
+    subject.changes = true;
+    subject
+}
+
+/// Decoders onto the old copy.
+pub(super) fn decoders() -> Vec<Subject> {
+    vec![
+        updater("memcpy to the old copy", "", |old, new, _: &mut [u8; 0]| {
+            *old = *new;
+            PAGE
+        }),
+        decoder(
+            "xbzrle",
+            "",
+            |old, new, out| xbzrle(old, new, out.first_chunk_mut().expect("a page")),
+            |record, page| {
+                if let Some(raw) = record.first_chunk::<PAGE>() {
+                    *page = *raw;
+                } else {
+                    assert!(xbzrle::decode(record, page));
+                }
+                record.len()
+            },
+        ),
+        decoder(
+            "llm",
+            "portable",
+            |old, new, out| page::encode(Some(old), new, out).len,
+            |record, page| page::decode(record, page, true).expect("our own record"),
+        ),
+    ]
+}
+
+/// Encoders of pages without an old copy.
+pub(super) fn fresh() -> Vec<Subject> {
+    let mut subjects = vec![
+        encoder("memcpy to a ring", "", 1, |_, new, out: &mut [u8; PAGE]| {
+            *out = *new;
+            PAGE
+        }),
+        encoder("llm", "portable", 1, |_, new, out: &mut [u8; MAX_RECORD]| page::encode(None, new, out).len),
+    ];
+    subjects.extend(compressors().into_iter().filter(|s| !s.name.starts_with("xor")));
+    subjects
+}

@@ -1,0 +1,64 @@
+//! `cargo lab bench NAME`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{codec, llm, packet};
+use crate::lab::{self, Llm};
+
+/// What is measured.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Command {
+    /// Mode llm beside the unprotected guest and mode remus, on two Xen hosts; needs root and ten minutes.
+    Llm {
+        /// How long each measure takes, in seconds.
+        #[arg(long, default_value_t = 15, value_name = "N")]
+        seconds: u64,
+        /// Put this `llm` binary into the hosts instead of building it.
+        #[arg(long, value_name = "FILE")]
+        llm: Option<PathBuf>,
+    },
+    /// The packet path without Xen, in network namespaces, beside the kernel's bridge; needs root and three minutes.
+    Packet {
+        /// How long each measure takes, in seconds.
+        #[arg(long, default_value_t = 3.0, value_name = "N")]
+        seconds: f64,
+        /// Connections of the load with many flows.
+        #[arg(long, default_value_t = packet::FLOWS, value_name = "N")]
+        flows: usize,
+    },
+    /// The page codec, beside others.
+    Codec {
+        /// Folder with dirty pages of guests, `NAME-x.zst`; without it, a few committed ones are used.
+        #[arg(long, env = "LLM_CORPUS", value_name = "DIR")]
+        corpus: Option<PathBuf>,
+        /// How often everything is measured; the best counts.
+        #[arg(long, default_value_t = 15)]
+        rounds: usize,
+    },
+}
+
+impl Command {
+    /// Runs it; `name` is the lab's. False if a figure could not be taken.
+    ///
+    /// # Errors
+    /// What kept it from running.
+    pub fn run(&self, name: &str) -> Result<bool, Box<dyn std::error::Error>> {
+        match self {
+            Self::Llm { seconds, llm } => {
+                lab::clean_on_exit(name)?;
+                let options = llm::Options {
+                    llm: llm.clone().map_or(Llm::Build, Llm::File),
+                    time: Duration::from_secs(*seconds),
+                    ..llm::Options::new(name)
+                };
+                Ok(llm::run(&options)?)
+            }
+            Self::Packet { seconds, flows } => Ok(packet::run(Duration::from_secs_f64(*seconds), *flows)?),
+            Self::Codec { corpus, rounds } => {
+                codec::run(&codec::Options { corpus: corpus.clone(), rounds: *rounds })?;
+                Ok(true)
+            }
+        }
+    }
+}
