@@ -411,14 +411,16 @@ fn a_bench_says_what_could_not_be_taken() {
     bench.add("throughput: redis-set", "llm, 2000 ms", "SET/s", Ok(600.0));
     bench.add("latency: echo p99", "unprotected", "ms", Ok(10.0));
     bench.add("latency: echo p99", "llm, 2000 ms", "ms", Ok(420.0));
+    bench.add("latency: echo, pause met p99", "llm, 2000 ms", "ms", Ok(900.0));
     assert!(bench.is_whole());
     bench.add("throughput: redis-set", "remus, 200 ms", "SET/s", Err("no reply".into()));
     assert!(!bench.is_whole());
     let json: Value = serde_json::from_str(&bench.json()).unwrap();
     let row = |i: usize| &json["rows"][i];
     assert_eq!((&row(1)["of_unprotected"], &row(1)["value"]), (&0.75.into(), &600.0.into()));
-    assert_eq!((&row(4)["value"], &row(4)["note"]), (&Value::Null, &"no reply".into()));
-    assert!(row(4)["of_unprotected"].is_null() && row(0).get("note").is_none());
+    assert_eq!((&row(5)["value"], &row(5)["note"]), (&Value::Null, &"no reply".into()));
+    assert!(row(5)["of_unprotected"].is_null() && row(0).get("note").is_none());
+    assert!(row(4)["of_unprotected"].is_null(), "there is no unprotected value");
     let text = bench.table(false);
     let line = |name: &str| text.lines().find(|l| l.starts_with(name)).unwrap().to_owned();
     assert!(line("throughput: redis-set").contains("600 SET/s (75 %)"), "{text}");

@@ -3,10 +3,20 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::clients::Limits;
 use crate::clients::http::{Digest, HttpClients, HttpOptions};
 use crate::clients::redis::{RedisClients, RedisOptions};
 use crate::lab::{self, Lab, guest};
 use crate::scenario::{Result, ensure_held, service};
+
+/// All that is outstanding at the end may wait for a commit each.
+const LIMITS: Limits = Limits {
+    connect: Duration::from_secs(30),
+    reply: Duration::from_secs(90),
+    drain: Duration::from_secs(90),
+    run: Duration::from_secs(900),
+    samples: 400_000,
+};
 
 /// SETs a second on four connections, 32 of them outstanding on each.
 ///
@@ -20,6 +30,7 @@ pub fn sets(lab: &Lab, time: Duration) -> Result<f64> {
         keys: 1000,
         read_back_every: 0,
         increments: false,
+        limits: LIMITS,
         ..RedisOptions::new(service(guest::REDIS))
     };
     lab.in_netns(|| {
@@ -45,6 +56,7 @@ pub fn http_64k(lab: &Lab, time: Duration) -> Result<f64> {
     let options = HttpOptions {
         connections: 8,
         pace: Duration::ZERO,
+        limits: LIMITS,
         ..HttpOptions::new(service(guest::HTTP), "/64k", page)
     };
     lab.in_netns(|| {

@@ -52,12 +52,15 @@ pub(super) struct Measure<'a> {
 impl Bench {
     /// Adds a figure, or the reason why there is none.
     pub fn add(&mut self, bench: &str, mode: &str, unit: &str, value: Result<f64, String>) {
-        let first = self.rows.iter().find(|row| row.bench == bench).and_then(|row| row.value);
+        // Nothing is compared with a mode that is protected itself.
+        let first = self.rows.first().map_or(mode, |row| row.mode.as_str()).to_owned();
+        let first =
+            self.rows.iter().find(|row| row.bench == bench && row.mode == first).and_then(|r| r.value);
         let (value, note) = match value {
             Ok(value) => (Some(value), String::new()),
             Err(note) => (None, note),
         };
-        let share = value.zip(first.or(value)).filter(|(_, first)| *first > 0.0);
+        let share = value.zip(first).filter(|(_, first)| *first > 0.0);
         self.rows.push(Row {
             bench: bench.into(),
             mode: mode.into(),
@@ -87,7 +90,14 @@ impl Bench {
             let of = |mode: &&str| rows.iter().copied().find(|row| row.mode == *mode);
             Measure { bench, rows: modes.iter().map(of).collect() }
         };
-        unique(self.rows.iter().map(|row| row.bench.as_str())).into_iter().map(measure).collect()
+        let names = unique(self.rows.iter().map(|row| row.bench.as_str()));
+        let subjects = unique(names.iter().copied().map(subject));
+        let kinds = unique(names.iter().copied().map(kind));
+        let place = |list: &[&str], name: &str| list.iter().position(|one| *one == name);
+        let mut sorted = names;
+        // What is told of the same subject stands together, though some of it comes with a later mode only.
+        sorted.sort_by_key(|name| (place(&kinds, kind(name)), place(&subjects, subject(name))));
+        sorted.into_iter().map(measure).collect()
     }
 
     /// The table for a terminal: a line a measure, a column a mode.
@@ -128,6 +138,17 @@ impl Bench {
     }
 }
 
+/// What measures of a kind have in common: what stands before the colon of their names.
+pub(super) fn kind(bench: &str) -> &str {
+    bench.split(':').next().unwrap_or(bench)
+}
+
+/// The kind and whose measure it is, without the percentile or a condition.
+fn subject(bench: &str) -> &str {
+    let whole = bench.split(',').next().unwrap_or(bench);
+    whole.strip_suffix(" p50").or_else(|| whole.strip_suffix(" p99")).unwrap_or(whole)
+}
+
 fn unique<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let mut seen = Vec::new();
     names.for_each(|name| {
@@ -152,7 +173,11 @@ pub(super) fn shown(row: &Row) -> String {
 
 /// A share of the unprotected value: small ones in percent, large ones as a factor.
 fn times(share: f64) -> String {
-    if share < 3.0 { format!("{:.0} %", share * 100.0) } else { format!("\u{d7}{share:.1}") }
+    match share {
+        _ if share >= 3.0 => format!("\u{d7}{share:.1}"),
+        _ if share >= 0.1 => format!("{:.0} %", share * 100.0),
+        _ => format!("{:.2} %", share * 100.0),
+    }
 }
 
 /// A value with its unit.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     bars::{self, Bar, Panel},
-    bench::{Bench, Measure, shown},
+    bench::{Bench, Measure, kind, shown},
     format::NONE,
     html,
     svg::escape,
@@ -16,10 +16,9 @@ pub(super) fn page(bench: &Bench) -> String {
     out.push_str("</header>\n");
     let modes = bench.modes();
     let measures = bench.measures();
-    // Measures of a kind stand together: what comes before the colon in their names.
     let mut groups: Vec<(&str, Vec<&Measure<'_>>)> = Vec::new();
     for measure in &measures {
-        let kind = measure.bench.split(':').next().unwrap_or(measure.bench);
+        let kind = kind(measure.bench);
         match groups.last_mut() {
             Some((name, group)) if *name == kind => group.push(measure),
             _ => groups.push((kind, vec![measure])),
@@ -52,9 +51,10 @@ pub(super) fn page(bench: &Bench) -> String {
 }
 
 fn panel(measure: &Measure<'_>, modes: &[&str]) -> Panel {
-    let bar = |(row, mode): (&Option<&super::Row>, &&str)| match row {
-        Some(row) => Bar::whole(mode, "bar", row.value, shown(row)),
-        None => Bar::whole(mode, "bar", None, String::new()),
+    let bar = |(row, mode): (&Option<&super::Row>, &&str)| {
+        let class = if mode.starts_with("unprotected") { "bar stock" } else { "bar" };
+        let text = row.map_or_else(String::new, shown);
+        Bar::whole(mode, class, row.and_then(|row| row.value), text)
     };
     Panel {
         name: measure.bench.into(),

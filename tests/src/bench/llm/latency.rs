@@ -7,7 +7,7 @@ use super::run::pair;
 use crate::clients::echo::{self, EchoOptions};
 use crate::clients::http::{Digest, HttpClients, HttpOptions};
 use crate::clients::redis::{RedisClients, RedisOptions};
-use crate::clients::{ClientKind, Pauses, Running, Sample, now_ns};
+use crate::clients::{ClientKind, Limits, Pauses, Running, Sample, now_ns};
 use crate::lab::{self, Lab, guest, pattern};
 use crate::measure::{HostClock, PauseLog};
 use crate::report::{Bench, Quantiles};
@@ -57,7 +57,10 @@ pub(super) fn measure(lab: &Lab, host: usize, time: Duration, bench: &mut Bench,
 }
 
 fn take(lab: &Lab, host: usize, time: Duration) -> Result<Seen> {
+    // What was asked at the end of the measure may wait for another checkpoint.
+    let limits = Limits { drain: Duration::from_secs(60), ..Limits::default() };
     let redis = RedisOptions {
+        limits,
         connections: 2,
         pace: Duration::from_millis(20),
         keys: 4000,
@@ -67,6 +70,7 @@ fn take(lab: &Lab, host: usize, time: Duration) -> Result<Seen> {
     };
     let index = Digest::of(lab::image::INDEX_HTML.as_bytes());
     let http = HttpOptions {
+        limits,
         connections: 1,
         pace: Duration::from_millis(50),
         ..HttpOptions::new(service(guest::HTTP), "/", index)
@@ -74,7 +78,8 @@ fn take(lab: &Lab, host: usize, time: Duration) -> Result<Seen> {
     let (redis, others) = lab.in_netns(|| -> Result<_> {
         let redis = RedisClients::start(&redis)?;
         let http: Running = HttpClients::start(&http)?.into();
-        Ok((redis, [http, echo::start(&EchoOptions::new(service(pattern::ECHO_PORT)))?]))
+        let echo = EchoOptions { limits, ..EchoOptions::new(service(pattern::ECHO_PORT)) };
+        Ok((redis, [http, echo::start(&echo)?]))
     })??;
     let from = now_ns();
     sleep(time);

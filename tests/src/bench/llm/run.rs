@@ -64,6 +64,8 @@ fn notes() -> Vec<String> {
          written page by page. They load the guest itself, as HighSys of the paper does.",
         "Latencies are those of a light load: two Redis writers (SETs alone), a web client, two typists. A request counts \
          as one that met a pause if it was open while the guest was suspended for a checkpoint.",
+        "The first write to a page after a checkpoint traps into Xen, which seems to take milliseconds where nested paging is \
+         emulated: work-memory is slowed by it far more than it would be on hardware.",
         "The last column measures the unprotected guest once more: how much the machine itself has drifted.",
     ]
     .map(str::to_owned)
