@@ -388,6 +388,16 @@ fn failovers_add_up() {
     let downtime = sum.downtime_ms.as_ref().unwrap();
     assert_eq!((downtime.min, downtime.max, downtime.all.len()), (1520.0, 1520.0, 2));
     assert_eq!(sum.steps_ms["replay"].median, 300.0);
+    let lines = sum.lines();
+    for (what, how) in [
+        ("connections", "40 of 42 went on (95.23 %), 1 reset with a cause, 1 without one"),
+        ("reset: diverged", "1"),
+        ("connections, echo", "4 of 6 went on"),
+        ("downtime", "1520 ms to 1520 ms, median 1520 ms"),
+        ("replayed bytes, web (port 80)", "100.00 % identical of 2.0 KiB compared"),
+    ] {
+        assert!(lines.contains(&(what.into(), how.into())), "{what}: {lines:?}");
+    }
     // Nothing at all is no share, and not all of it.
     assert_eq!(Summary::of(&[]).carried_share, None);
     let mut many = report([full(), full(), full(), full(), with_a_reset(cause())].to_vec());

@@ -175,6 +175,9 @@ fn write_report(runs: Vec<Run>, options: &Soak, folder: &Path) -> Result<()> {
         ],
     };
     print!("{}", table(&report, std::io::stdout().is_terminal()));
+    for (what, how) in report.summary.iter().flat_map(Summary::lines) {
+        println!("{what}: {how}");
+    }
     for file in report.write(folder).map_err(|e| ScenarioError::Broken(e.to_string()))? {
         println!("Written: {}", file.display());
     }

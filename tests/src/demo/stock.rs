@@ -36,8 +36,10 @@ pub(super) fn run(lab: &Lab, options: &Options, from: usize, progress: &Progress
 
     let interval_ms = options.interval.as_millis();
     let mut marks = Marks { started_ns: now_ns(), ..Marks::default() };
-    let clients = Clients::start(lab)?;
+    let mut clients = Clients::start_all(lab)?;
     sleep(options.watch);
+    // As in our own modes.
+    clients.stop_rest(lab)?;
     let step = progress.step("Stock xl remus: protecting");
     marks.protecting_ns = Some(now_ns());
     // Whole words for the receiving side's shell; xl reads stdin and answers on stdout.
@@ -65,6 +67,7 @@ pub(super) fn run(lab: &Lab, options: &Options, from: usize, progress: &Progress
         };
         Ok((made >= 2, move || format!("{made}; it said {}", said())))
     })?;
+    clients.add_rest(lab)?;
     marks.protected_ns = Some(now_ns());
     step.done("checkpoints");
     let watch = format!("llm watch {} --json --for {}ms", guest::PLAIN, options.watch.as_millis());

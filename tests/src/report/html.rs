@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    Fact, Report, Run, Verdict, charts, compare,
+    Fact, Report, Run, Summary, Verdict, charts, compare,
     figures::{self, Figure},
     format::{NONE, bytes, count, millis},
     svg::{escape, nice},
@@ -21,6 +21,9 @@ pub(super) fn page(report: &Report) -> String {
     headline(&mut out, &report.runs);
     out.push_str("</header>\n");
 
+    if let Some(summary) = &report.summary {
+        together(&mut out, summary);
+    }
     let few = report.runs.len() <= FEW;
     if !few {
         all_numbers(&mut out, &report.runs);
@@ -226,6 +229,15 @@ fn all_numbers(out: &mut String, runs: &[Run]) {
     downtimes(out, runs);
     numbers(out, runs);
     out.push_str("</section>\n");
+}
+
+/// The sums over all failovers.
+fn together(out: &mut String, summary: &Summary) {
+    out.push_str("<section><h2>Together</h2>\n<div class=\"scroll\"><table><tbody>\n");
+    for (what, how) in summary.lines() {
+        let _ = writeln!(out, "<tr><th scope=\"row\">{}</th><td>{}</td></tr>", escape(&what), escape(&how));
+    }
+    out.push_str("</tbody></table></div></section>\n");
 }
 
 /// How the downtimes of many failovers spread.

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Carried, Fidelity, Run, Verdict, figures::sum_fidelity};
+use super::{
+    Carried, Fidelity, Run, Verdict,
+    figures::sum_fidelity,
+    format::{NONE, bytes, count, millis},
+};
 
 /// Times of several failovers in milliseconds; each is that of a failover.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -102,6 +106,50 @@ impl Summary {
         summary.steps_ms =
             steps.into_iter().filter_map(|(name, value)| Some((name.to_owned(), spread(value)?))).collect();
         summary
+    }
+}
+
+impl Summary {
+    /// In words: what, and how much of it.
+    #[must_use]
+    pub fn lines(&self) -> Vec<(String, String)> {
+        let part = |share: f64| format!("{:.2} %", share * 100.0);
+        let connections = |c: &Carried| format!("{} of {} went on", count(c.carried), count(c.total));
+        let mut lines = vec![
+            ("failovers that held".into(), format!("{} of {}", self.held, self.failovers)),
+            (
+                "acknowledged writes lost, wrong values".into(),
+                format!("{}, {} of {}", self.lost_acked_writes, self.wrong_values, count(self.acked_writes)),
+            ),
+            (
+                "connections".into(),
+                format!(
+                    "{} ({}), {} reset with a cause, {} without one",
+                    connections(&self.connections),
+                    self.carried_share.map_or_else(|| NONE.into(), part),
+                    self.resets_by_cause.values().sum::<u64>(),
+                    self.connections_unexplained
+                ),
+            ),
+        ];
+        let resets = self.resets_by_cause.iter();
+        lines.extend(resets.map(|(cause, n)| (format!("reset: {cause}"), count(*n))));
+        let clients = self.connections_by_client.iter();
+        lines.extend(clients.map(|(client, c)| (format!("connections, {client}"), connections(c))));
+        let spread =
+            |s: &Spread| format!("{} to {}, median {}", millis(s.min), millis(s.max), millis(s.median));
+        lines.extend(self.downtime_ms.iter().map(|s| ("downtime".into(), spread(s))));
+        lines.extend(self.steps_ms.iter().map(|(step, s)| (format!("of it {step}"), spread(s))));
+        lines.extend(self.fidelity.iter().map(|(workload, f)| {
+            let share = self.fidelity_share.get(workload).copied();
+            let text = format!(
+                "{} identical of {} compared",
+                share.map_or_else(|| NONE.into(), part),
+                bytes((f.identical + f.different) as f64)
+            );
+            (format!("replayed bytes, {workload}"), text)
+        }));
+        lines
     }
 }
 

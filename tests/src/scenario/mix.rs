@@ -204,13 +204,13 @@ impl Clients {
         (last(ClientKind::Redis), last(ClientKind::Http))
     }
 
-    /// Which clients have had no reply after `since_ns`, and when their last one was: of Redis and the web server,
+    /// Which clients have had no reply after `since_ns`, and when their last one was: of the two of [`Self::start`],
     /// and of each other client that has a connection left.
     #[must_use]
     pub fn silent(&self, since_ns: u64) -> Vec<(ClientKind, u64)> {
-        let due = |c: &Client| c.kind().is_basic() || !c.is_done();
         let last = |c: &Client| (c.kind(), c.progress().snapshot().last_reply_ns);
-        let due = self.running.iter().filter(|(_, c)| due(c)).map(|(_, c)| last(c));
+        let due = self.running.iter().filter(|(part, c)| *part == Part::Basic || !c.is_done());
+        let due = due.map(|(_, c)| last(c));
         due.filter(|(_, last)| *last <= since_ns).collect()
     }
 
