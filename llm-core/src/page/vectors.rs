@@ -1,15 +1,16 @@
-//! Reads the test vectors of `docs/wire-format.md`, so that document and code cannot drift apart.
+//! Reads the test vectors of `docs/wire-format.md` and `docs/ring.md`, so that documents and code cannot drift apart.
 
 use std::string::String;
 use std::vec::Vec;
 
-const DOCUMENT: &str = include_str!("../../../docs/wire-format.md");
+const DOCUMENTS: [&str; 2] =
+    [include_str!("../../../docs/wire-format.md"), include_str!("../../../docs/ring.md")];
 
 /// The lines of the block fenced as "```vector NAME", without comments.
 fn lines(name: &str) -> Vec<&'static str> {
     let mut inside = false;
     let mut lines = Vec::new();
-    for line in DOCUMENT.lines() {
+    for line in DOCUMENTS.iter().flat_map(|document| document.lines()) {
         if let Some(info) = line.strip_prefix("```") {
             if inside {
                 return lines;
@@ -19,7 +20,7 @@ fn lines(name: &str) -> Vec<&'static str> {
             lines.push(line.split('#').next().unwrap_or(""));
         }
     }
-    panic!("docs/wire-format.md has no vector {name}");
+    panic!("no document has a vector {name}");
 }
 
 /// The bytes of a vector: pairs of hex digits, and `BB*N` for N times the same byte.
