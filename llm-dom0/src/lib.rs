@@ -1,15 +1,17 @@
 //! The Dom0 side of LLM: the driver behind the `llm` command.
 //!
 //! A dependency points downwards only: [`cli`] -> [`session`] -> [`checkpoint`],
-//! [`net`], [`control`] -> [`link`], [`xen`], [`keptlog`] -> `llm-core`.
+//! [`net`], [`control`] -> [`link`], [`xen`], [`embedded`], [`keptlog`] -> [`shared`], `llm-core`.
 
 pub mod checkpoint;
 pub mod cli;
 pub mod clock;
 pub mod control;
+pub mod embedded;
 pub mod keptlog;
 pub mod link;
 pub mod net;
 pub mod session;
+pub mod shared;
 pub mod units;
 pub mod xen;

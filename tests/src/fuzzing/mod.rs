@@ -8,6 +8,7 @@ pub mod frame;
 pub mod log;
 pub mod page;
 pub mod replication;
+pub mod ring;
 pub mod stream;
 
 /// A body of a fuzz target: panics on a find.
@@ -20,6 +21,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("page_decode", page::run),
     ("stream_parser", stream::run),
     ("replication_ops", replication::run),
+    ("ring_peer", ring::run),
 ];
 
 /// Takes numbers and bytes from the front of an input; zeros when it is used up.
