@@ -9,14 +9,22 @@ pub struct Pauses {
     spans: Vec<(u64, u64)>,
     /// How far their ends may be off, in nanoseconds.
     slack_ns: u64,
+    /// Later ones are not known.
+    until_ns: u64,
 }
 
 impl Pauses {
-    /// Of begins and ends that may be off by `slack_ns`.
+    /// Of begins and ends that may be off by `slack_ns`: all that were over at `until_ns`.
     #[must_use]
-    pub fn new(mut spans: Vec<(u64, u64)>, slack_ns: u64) -> Self {
+    pub fn new(mut spans: Vec<(u64, u64)>, slack_ns: u64, until_ns: u64) -> Self {
         spans.sort_unstable();
-        Self { spans, slack_ns }
+        Self { spans, slack_ns, until_ns }
+    }
+
+    /// Whether all pauses are known that the request can have met.
+    #[must_use]
+    pub const fn cover(&self, sample: &Sample) -> bool {
+        sample.t_ns <= self.until_ns
     }
 
     /// Whether none is known; then nothing can be told apart.
@@ -54,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_request_meets_a_pause_at_either_end_within_or_around_it() {
-        let pauses = Pauses::new(vec![(500, 600), (100, 200)], 0);
+        let pauses = Pauses::new(vec![(500, 600), (100, 200)], 0, 800);
         for (sent, came, met) in [
             (0, 99, false),
             (0, 100, true),
@@ -69,11 +77,12 @@ mod tests {
             assert_eq!(pauses.meet(&open(sent, came)), met, "{sent} to {came}");
         }
         assert!(!Pauses::default().meet(&open(0, 900)));
+        assert!(pauses.cover(&open(0, 800)) && !pauses.cover(&open(0, 801)), "a pause may have been since");
     }
 
     #[test]
     fn clocks_that_are_not_known_well_make_pauses_longer() {
-        let pauses = Pauses::new(vec![(100, 200)], 10);
+        let pauses = Pauses::new(vec![(100, 200)], 10, 800);
         assert!(pauses.meet(&open(0, 91)) && pauses.meet(&open(209, 300)));
         assert!(!pauses.meet(&open(0, 89)) && !pauses.meet(&open(211, 300)));
         assert_eq!(pauses.lengths(0, 100), Vec::<u64>::new());

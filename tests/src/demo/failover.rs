@@ -54,13 +54,15 @@ pub(super) fn run(lab: &Lab, options: &Options, way: Way) -> Result<Run> {
     marks.protected_ns = Some(now_ns());
     let mut log = PauseLog::default();
     view.watch(&clients, options.watch, "protected", || {
+        let asked_ns = now_ns();
         let status = primary_status(lab, from)?.unwrap_or_default();
-        log.add(&status);
+        log.add(&status, asked_ns);
         let detail = format!("pause {:.0} ms, commit {:.0} ms", status.pause.p50_ms, status.commit_ms);
         Ok((Some(status.epochs_committed), detail))
     })?;
+    let asked_ns = now_ns();
     let primary = wait_primary(lab, from, &["protected"], Duration::from_secs(10))?;
-    log.add(&primary);
+    log.add(&primary, asked_ns);
     let pauses = log.on(&HostClock::of(lab, from)?);
     let sent = link_bytes(lab, to)?.saturating_sub(before);
 

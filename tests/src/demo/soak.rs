@@ -105,9 +105,10 @@ fn failover(lab: &Lab, options: &Soak, from: usize, moment: f64) -> Result<Run> 
     let mut clients = Clients::start_all(lab)?;
     let started_ns = now_ns();
     sleep(BEFORE);
-    let primary = wait_primary(lab, from, &["protected"], Duration::from_secs(10))?;
     let mut log = PauseLog::default();
-    log.add(&primary);
+    let asked_ns = now_ns();
+    let primary = wait_primary(lab, from, &["protected"], Duration::from_secs(10))?;
+    log.add(&primary, asked_ns);
     let pauses = log.on(&HostClock::of(lab, from)?);
     // Anywhere within the real interval of this host.
     let interval = Duration::from_millis(status.real_interval_ms.clamp(status.interval_ms.max(200), 4000));

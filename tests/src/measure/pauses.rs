@@ -9,12 +9,16 @@ use crate::clients::Pauses;
 
 /// All pauses told so far; each status repeats some.
 #[derive(Debug, Clone, Default)]
-pub struct PauseLog(BTreeMap<u64, u64>);
+pub struct PauseLog {
+    spans: BTreeMap<u64, u64>,
+    until_ns: u64,
+}
 
 impl PauseLog {
-    /// Takes in what a status tells.
-    pub fn add(&mut self, status: &PrimaryStatus) {
-        self.0.extend(status.pauses.iter().map(|p| (p.began_ns, p.length_ns)));
+    /// Takes in what a status tells that was asked for at `asked_ns` on the clients' clock.
+    pub fn add(&mut self, status: &PrimaryStatus, asked_ns: u64) {
+        self.spans.extend(status.pauses.iter().map(|p| (p.began_ns, p.length_ns)));
+        self.until_ns = asked_ns;
     }
 
     /// On the clients' clock.
@@ -23,6 +27,6 @@ impl PauseLog {
         let span = |(began, length): (&u64, &u64)| {
             (clock.to_client(*began), clock.to_client(began.saturating_add(*length)))
         };
-        Pauses::new(self.0.iter().map(span).collect(), clock.slack_ns())
+        Pauses::new(self.spans.iter().map(span).collect(), clock.slack_ns(), self.until_ns)
     }
 }

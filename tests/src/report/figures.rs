@@ -66,17 +66,13 @@ fn downtime(runs: &[Run]) -> Option<Figure> {
 }
 
 /// The way up to p50, and from there to p99.
-fn quantile_bar(label: String, q: Option<Quantiles>) -> Bar {
-    let part = |class, value: f64, name| Part { class, value, title: format!("{name} {}", millis(value)) };
+fn quantile_bar(label: String, q: Quantiles) -> Bar {
+    let part =
+        |class, value, title: &str, end| Part { class, value, title: format!("{title} {}", millis(end)) };
     Bar {
         label,
-        parts: q.map_or_else(Vec::new, |q| {
-            vec![
-                part("part-1", q.p50, "p50"),
-                Part { value: q.p99 - q.p50, ..part("part-light", q.p99, "p99") },
-            ]
-        }),
-        text: q.map_or_else(String::new, |q| format!("{} / {}", millis(q.p50), millis(q.p99))),
+        parts: vec![part("part-1", q.p50, "p50", q.p50), part("part-light", q.p99 - q.p50, "p99", q.p99)],
+        text: format!("{} / {}", millis(q.p50), millis(q.p99)),
     }
 }
 
@@ -85,13 +81,15 @@ fn latencies(runs: &[Run]) -> Option<Figure> {
         let of = |run: &Run| {
             let latency = run.latency_by_client.as_ref()?.get(kind.name()).copied()?;
             let rows = [
-                ("unprotected", latency.unprotected, true),
-                ("protected", latency.protected, true),
-                ("no pause met", latency.no_pause_met, latency.pause_met_share.is_some()),
-                ("pause met", latency.pause_met, latency.pause_met_share.is_some()),
+                ("unprotected", latency.unprotected),
+                ("protected", latency.protected),
+                ("no pause met", latency.no_pause_met),
+                ("pause met", latency.pause_met),
             ];
-            let shown = rows.into_iter().filter(|row| row.2);
-            Some(shown.map(|(what, q, _)| quantile_bar(format!("{}: {what}", run.name), q)).collect())
+            let bar = |(what, q): (&str, Option<Quantiles>)| {
+                Some(quantile_bar(format!("{}: {what}", run.name), q?))
+            };
+            Some(rows.into_iter().filter_map(bar).collect())
         };
         let bars: Vec<Bar> = runs.iter().filter_map(of).flat_map(|bars: Vec<Bar>| bars).collect();
         let legend = vec![("part-1", "up to p50".to_owned()), ("part-light", "up to p99".to_owned())];
@@ -154,8 +152,11 @@ fn fidelity(runs: &[Run]) -> Option<Figure> {
             part("part-light", f.unknown, "not comparable"),
         ];
         let text = f.share().map_or_else(
-            || "nothing replayed".into(),
-            |share| format!("{:.1} % of {}", (share * 1000.0).floor() / 10.0, bytes(all as f64)),
+            || "nothing to compare".into(),
+            |share| {
+                let compared = bytes((f.identical + f.different) as f64);
+                format!("{:.1} % of {compared}", (share * 1000.0).floor() / 10.0)
+            },
         );
         Bar { label: workload.clone(), parts, text }
     };

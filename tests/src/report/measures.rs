@@ -150,7 +150,7 @@ impl Run {
             else {
                 continue;
             };
-            let mine = timeline.samples_of(Phase::Protected, |k| k == kind);
+            let mine = timeline.samples_of(Phase::Protected, |k| k == kind).filter(|s| pauses.cover(s));
             let (met, free): (Vec<_>, Vec<_>) = mine.partition(|s| pauses.meet(s));
             let share = met.len() as f64 / (met.len() + free.len()).max(1) as f64;
             let of = |samples: Vec<&Sample>| Quantiles::of(samples.iter().map(|s| s.latency_ns).collect());

@@ -95,9 +95,10 @@ fn take(lab: &Lab, host: usize, time: Duration) -> Result<Seen> {
     })??;
     // At the end only: each look costs the guest's host some of its one CPU.
     let mut log = PauseLog::default();
+    let asked_ns = now_ns();
     let pauses = match primary_status(lab, host)? {
         Some(status) => {
-            log.add(&status);
+            log.add(&status, asked_ns);
             log.on(&HostClock::of(lab, host)?)
         }
         None => Pauses::default(),
