@@ -4,7 +4,7 @@ use llm_core::ring::{Mapped, PAGE, Page};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
 
 use super::RingPages;
@@ -20,12 +20,11 @@ pub struct Part<'a> {
     pub pages: usize,
 }
 
-/// Mapped pages, and the descriptors that must stay open meanwhile.
+/// Mapped pages. What they are of stays open in the kernel meanwhile.
 #[derive(Debug)]
 pub struct Mapping {
     address: NonNull<c_void>,
     len: usize,
-    _keep: Option<OwnedFd>,
 }
 
 // SAFETY: the mapping belongs to this value alone and has no tie to a thread.
@@ -35,17 +34,10 @@ impl Mapping {
     /// Maps `parts` one behind the other, and uses them for one end of a ring: the first page for the header,
     /// `data` pages for data. With `twice` the parts hold the data pages two times.
     ///
-    /// `keep` is closed when the pages are unmapped.
-    ///
     /// # Errors
     ///
     /// The parts are not as many pages as that, or the kernel does not map them.
-    pub fn ring(
-        parts: &[Part<'_>],
-        data: usize,
-        twice: bool,
-        keep: Option<OwnedFd>,
-    ) -> io::Result<RingPages> {
+    pub fn ring(parts: &[Part<'_>], data: usize, twice: bool) -> io::Result<RingPages> {
         let pages = parts.iter().map(|part| part.pages).fold(0_usize, usize::saturating_add);
         let wanted = data.checked_mul(1 + usize::from(twice)).and_then(|data| data.checked_add(1));
         if data == 0 || Some(pages) != wanted {
@@ -54,7 +46,7 @@ impl Mapping {
                 "A ring needs a header page and data pages",
             ));
         }
-        let mapping = Self::new(parts, pages, keep)?;
+        let mapping = Self::new(parts, pages)?;
         let header: NonNull<Page> = mapping.address.cast();
         let Some(first) = NonNull::new(header.as_ptr().wrapping_add(1)) else {
             return Err(io::ErrorKind::OutOfMemory.into());
@@ -67,13 +59,13 @@ impl Mapping {
         Ok(unsafe { Mapped::new(header, first, data, twice, mapping) })
     }
 
-    fn new(parts: &[Part<'_>], pages: usize, keep: Option<OwnedFd>) -> io::Result<Self> {
+    fn new(parts: &[Part<'_>], pages: usize) -> io::Result<Self> {
         let len = pages.checked_mul(PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
         // The whole range first, so that the parts come to lie side by side.
         // SAFETY: a new mapping at an address of the kernel's choice.
         let address = unsafe { mmap_anonymous(ptr::null_mut(), len, ProtFlags::empty(), MapFlags::PRIVATE) }?;
         let address = NonNull::new(address).ok_or(io::ErrorKind::OutOfMemory)?;
-        let mapping = Self { address, len, _keep: keep };
+        let mapping = Self { address, len };
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
         let mut done = 0;
         for part in parts {

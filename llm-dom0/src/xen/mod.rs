@@ -3,17 +3,26 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`privcmd`] | domain state by hypercall |
+//! | [`evtchn`] | notifications between domains |
+//! | [`gntdev`] | pages that another domain grants to this one |
+//! | [`gntalloc`] | pages of this domain that are granted to another |
 //! | [`toolstack`] | short `xl` commands: look up, rename, pause, destroy |
 //! | [`remus`] | a running `xl remus` on the primary |
 //! | [`receive`] | a running `xl migrate-receive` on the backup |
 //! | [`orphans`] | what a killed `xl migrate-receive` leaves running |
 //! | [`stdio`] | how `xl remus` gives us its pipes |
+//! | [`store`] | XenStore: nodes, watches, transactions |
 mod child;
+pub mod evtchn;
+pub mod gntalloc;
+pub mod gntdev;
+mod ioctl;
 pub mod orphans;
 pub mod privcmd;
 pub mod receive;
 pub mod remus;
 pub mod stdio;
+pub mod store;
 pub mod toolstack;
 
 #[cfg(test)]

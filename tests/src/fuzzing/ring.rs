@@ -30,8 +30,9 @@ pub fn run(data: &[u8]) {
 }
 
 fn consume(hostile: &Hostile<'_>, max: usize) {
-    let mut consumer = Consumer::attach(hostile, max).expect("a ring");
     let mut honest = Producer::attach(hostile.memory, max).expect("a ring");
+    // The peer may spoil the header before it is looked at.
+    let Ok(mut consumer) = hostile.once(|| Consumer::attach(hostile, max)) else { return };
     let (mut held, mut released) = (0, 0);
     let mut copy = vec![0; max];
     while let Some(op) = hostile.step() {
@@ -82,8 +83,9 @@ fn consume(hostile: &Hostile<'_>, max: usize) {
 }
 
 fn produce(hostile: &Hostile<'_>, max: usize) {
-    let mut producer = Producer::attach(hostile, max).expect("a ring");
     let mut honest = Consumer::attach(hostile.memory, max).expect("a ring");
+    // The peer may spoil the header before it is looked at.
+    let Ok(mut producer) = hostile.once(|| Producer::attach(hostile, max)) else { return };
     let (mut committed, mut published) = (0, 0);
     let bytes = vec![0x5a; max];
     while let Some(op) = hostile.step() {
