@@ -31,6 +31,19 @@ impl Translation {
         self.seq == 0 && self.timestamp == 0
     }
 
+    /// Both, one after the other: what `self` makes of the guest's numbers is changed by `next` (that of an earlier take-over).
+    #[must_use]
+    pub const fn then(self, next: Self) -> Self {
+        Self { seq: self.seq.wrapping_add(next.seq), timestamp: self.timestamp.wrapping_add(next.timestamp) }
+    }
+
+    /// What a clock that stands at `now` lacks to go on behind `seen`; nothing if it is further.
+    #[must_use]
+    pub const fn clock(seen: u32, now: u32) -> u32 {
+        let behind = seen.wrapping_sub(now);
+        if behind.cast_signed() >= 0 { behind.wrapping_add(1) } else { 0 }
+    }
+
     /// Makes a frame of the guest's fit for its peer. `packet` is what the frame holds; `partial` says that its checksum
     /// is still that of the pseudo-header ([`super::is_checksum_partial`]).
     pub fn outgoing(&self, frame: &mut [u8], packet: &Packet, partial: bool) {

@@ -106,6 +106,8 @@ pub(super) struct Flow {
     pub(super) forget_at: Option<Instant>,
     /// How often the peer was told that it was given up.
     pub(super) told: u8,
+    /// The guest was told so, too, for somebody else goes on with its connections.
+    pub(super) parted: bool,
 }
 
 impl Flow {
@@ -148,6 +150,7 @@ impl Flow {
             fins: (false, false),
             forget_at: None,
             told: 0,
+            parted: false,
         }
     }
 
@@ -220,6 +223,9 @@ impl Flow {
         let (seq, end) = (note.seq(), note.seq_end());
         if note.has(flags::RST) {
             return;
+        }
+        if !note.has(flags::SYN) {
+            self.stands_at(note.ack(), Some(seq));
         }
         if note.has(flags::SYN) && self.openings.back().is_none_or(|(_, isn)| *isn != seq) {
             if self.openings.is_full() {
@@ -405,6 +411,39 @@ impl Flow {
     pub(super) fn is_opened_by(&self, segment: &Segment) -> bool {
         let seen = segment.seq_end().wrapping_add(self.translation.seq).wrapping_sub(self.carry.seq);
         self.released == Some(seen)
+    }
+
+    /// Behind the SYN that the peer has seen, as the guest counts.
+    pub(super) fn opened_as_the_guest_counts(&self) -> Option<u32> {
+        self.released.map(|seen| seen.wrapping_add(self.carry.seq).wrapping_sub(self.translation.seq))
+    }
+
+    /// The translation with which the guest's clock, which stands at `now`, goes on behind what was `released`.
+    pub(super) const fn shift_from(&self, released: u32, now: u32) -> Translation {
+        let shift = Translation::clock(released, now).wrapping_add(self.carry.timestamp);
+        Translation { seq: self.translation.seq, timestamp: shift }
+    }
+
+    /// The translation, for good: if the guest has sent nothing since it is live, its clock is where it was last seen, or
+    /// further on.
+    pub(super) fn settled(&self) -> Translation {
+        match (self.released_timestamp, self.guest_timestamp) {
+            (Some(released), Some(seen)) if !self.shifted => self.shift_from(released, seen),
+            _ => self.translation,
+        }
+    }
+
+    /// Whether the guest can be asked where it stands.
+    pub(super) fn can_be_asked(&self) -> bool {
+        self.state == State::Probing && self.peer_next.is_some() && self.link != Link::default()
+    }
+
+    /// It is older than the checkpoint, which does not tell where it stands: what comes first in the log must do.
+    pub(super) fn stands_at(&mut self, peer_next: Option<u32>, sent: Option<u32>) {
+        if self.state == State::Probing && self.peer_next.is_none() && peer_next.is_some() {
+            self.peer_next = peer_next;
+            self.probe_ack = sent;
+        }
     }
 
     /// Everything a client has seen of it has come again.

@@ -1,14 +1,16 @@
 //! The end of a replay, and what follows for the life of each connection.
 
+use super::carried::Handed;
 use super::flow::{Flow, State};
-use super::seq::at_least;
 use super::{Action, Cause, Phase, Replay, Verdict};
 use crate::flow::build::{self, Says};
-use crate::flow::{Direction, FlowKey, Packet, Segment, VNET_HEADER, flags, is_checksum_partial};
+use crate::flow::{
+    Direction, FlowKey, Packet, Segment, Translation, VNET_HEADER, flags, is_checksum_partial,
+};
 use crate::time::{Duration, Instant};
 
 /// How long a connection that both sides have ended is still translated.
-const LINGER: Duration = Duration::from_secs(60);
+pub(super) const LINGER: Duration = Duration::from_secs(60);
 
 /// A reset is sent so often, and again after so long.
 const TELLS: u8 = 5;
@@ -44,7 +46,7 @@ impl<const N: usize> Replay<N> {
         });
         for flow in self.flows.values_mut().filter(|flow| flow.is_live()) {
             self.report.carried += 1;
-            flow.translation.seq = flow.translation.seq.wrapping_add(flow.carry.seq);
+            flow.translation = flow.translation.then(Translation { timestamp: 0, ..flow.carry });
             flow.shifted = flow.released_timestamp.is_none() || self.config.faults.no_shift;
             if flow.shifted {
                 flow.translation.timestamp = flow.carry.timestamp;
@@ -138,9 +140,7 @@ impl<const N: usize> Replay<N> {
             (segment.timestamp, flow.released_timestamp, flow.shifted)
         {
             flow.shifted = true;
-            let shift = released.wrapping_sub(timestamp.value).wrapping_add(1);
-            let back = at_least(released, timestamp.value);
-            flow.translation.timestamp = flow.carry.timestamp.wrapping_add(if back { shift } else { 0 });
+            flow.translation = flow.shift_from(released, timestamp.value);
         }
         flow.translation.outgoing(frame, packet, partial);
         ends(flow, segment, true, now);
@@ -156,9 +156,26 @@ impl<const N: usize> Replay<N> {
         }
     }
 
-    /// The connections that are translated, for a log of one's own.
-    pub fn translated(&self) -> impl Iterator<Item = (&FlowKey, crate::flow::Translation)> {
-        self.flows.iter().filter(|(_, flow)| flow.is_live()).map(|(key, flow)| (key, flow.translation))
+    /// What another one needs to go on with in place of this machine, which is done then. Before, [`Self::part`] is to be
+    /// called until it makes no packet.
+    pub fn handed(&self) -> impl Iterator<Item = Handed> {
+        let live = self.phase == Phase::Live;
+        let handed = move |(key, flow): (&FlowKey, &Flow)| Handed {
+            key: *key,
+            translation: flow.settled(),
+            opened: flow.opened_as_the_guest_counts(),
+            closed: flow.is_given_up(),
+        };
+        self.flows.iter().filter(move |_| live).map(handed).filter(|h| h.closed || !h.translation.is_empty())
+    }
+
+    /// A reset for the guest, of a connection that was given up: who comes next cannot tell it where the guest stands.
+    pub fn part(&mut self, buf: &mut [u8]) -> Option<usize> {
+        let gone = |flow: &Flow| flow.is_given_up() && !flow.parted && flow.guest_ack.is_some();
+        let (key, flow) = self.flows.iter_mut().find(|(_, flow)| gone(flow))?;
+        flow.parted = true;
+        let says = Says { seq: flow.guest_ack?, flags: flags::RST, ..Says::default() };
+        build::segment(buf, &flow.link, key, Direction::ToGuest, &says)
     }
 }
 

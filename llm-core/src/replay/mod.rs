@@ -10,6 +10,7 @@
 //! ```
 //! The steps, and what cannot be carried, are told in `docs/replay.md`.
 
+mod carried;
 mod flow;
 mod live;
 mod report;
@@ -20,6 +21,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+pub use carried::{Carried, Fate, Handed};
 pub use report::{Cause, Divergence, Fidelity, Report, SERVICES_MAX};
 pub use retain::{Base, Retention, UNPROVEN_CUTS};
 
@@ -214,14 +216,15 @@ impl<const N: usize> Replay<N> {
             RecordKind::Note => {
                 if let Ok(note) = Note::parse(record.entry.packet)
                     && note.key().is_tcp()
-                    && let Some(flow) = self.flow(note.key())
+                    && let Some(flow) = self.flow(note.key(), !(note.has(flags::SYN) || note.has(flags::RST)))
                 {
                     flow.note(record.lsn, &note);
                 }
             }
             RecordKind::Carry => {
                 if let Ok(carry) = Carry::parse(record.entry.packet)
-                    && let Some(flow) = self.flow(carry.key())
+                    && carry.key().is_tcp()
+                    && let Some(flow) = self.flow(carry.key(), !carry.translation().is_empty())
                 {
                     flow.carry = carry.translation();
                 }
@@ -249,7 +252,7 @@ impl<const N: usize> Replay<N> {
             if let Some(len) = self.probe(buf, now) {
                 return Some(Action::ToGuest(len));
             }
-            let waiting = self.flows.values().any(|flow| flow.state == State::Probing);
+            let waiting = self.flows.values().any(Flow::can_be_asked);
             if waiting && now.since(self.phase_began) < self.config.stall {
                 return None;
             }
@@ -325,9 +328,12 @@ impl<const N: usize> Replay<N> {
         &self.report
     }
 
-    fn flow(&mut self, key: &FlowKey) -> Option<&mut Flow> {
+    /// The connection, made if it is met for the first time: by its opening, or `late`, when it must be older than the
+    /// checkpoint.
+    fn flow(&mut self, key: &FlowKey, late: bool) -> Option<&mut Flow> {
         if !self.flows.contains_key(key) {
-            let flow = Flow::new(State::Coming, build::Link::default(), self.started);
+            let state = if late { State::Probing } else { State::Coming };
+            let flow = Flow::new(state, build::Link::default(), self.started);
             if self.flows.insert(*key, flow).is_err() {
                 self.report.reset(Cause::TooMany);
             }
@@ -342,9 +348,17 @@ impl<const N: usize> Replay<N> {
             self.neighbours.insert(key.peer(), link.peer).ok();
         }
         let Some(segment) = packet.segment() else { return };
-        let Some(flow) = self.flow(&key) else { return };
+        let late = !(segment.has(flags::SYN) || segment.has(flags::RST));
+        let Some(flow) = self.flow(&key, late) else { return };
         flow.link = link;
         flow.logged = true;
+        if late && flow.state == State::Probing && flow.peer_next.is_none() {
+            flow.stands_at(Some(segment.seq), Some(segment.ack));
+            flow.window = segment.window;
+        }
+        if late && flow.state == State::Probing && flow.peer_timestamp.is_none() {
+            flow.peer_timestamp = segment.timestamp.map(|timestamp| timestamp.value);
+        }
         if segment.has(flags::ACK) && !segment.has(flags::SYN) {
             seq::newer(&mut flow.peer_ack, segment.ack);
         }
@@ -378,9 +392,10 @@ impl<const N: usize> Replay<N> {
     fn probe(&mut self, buf: &mut [u8], now: Instant) -> Option<usize> {
         // The guest answers what is out of its window twice a second at most.
         let again = Duration::from_millis(550);
-        let (key, flow) = self.flows.iter_mut().find(|(_, flow)| {
-            flow.state == State::Probing && flow.probed.is_none_or(|at| now.since(at) >= again)
-        })?;
+        let (key, flow) = self
+            .flows
+            .iter_mut()
+            .find(|(_, flow)| flow.can_be_asked() && flow.probed.is_none_or(|at| now.since(at) >= again))?;
         flow.probed = Some(now);
         let timestamps = flow.peer_timestamp.map(|value| (value, flow.guest_timestamp.unwrap_or(0)));
         let ack = flow.probe_ack.unwrap_or(0);

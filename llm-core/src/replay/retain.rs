@@ -81,10 +81,8 @@ impl<const N: usize> Retention<N> {
             }
             RecordKind::Input if record.lsn < lsn => self.input(record),
             RecordKind::Carry if record.lsn < lsn => {
-                if let Ok(carry) = Carry::parse(record.entry.packet)
-                    && let Some(base) = self.base(carry.key())
-                {
-                    base.carry = carry.translation();
+                if let Ok(carry) = Carry::parse(record.entry.packet) {
+                    self.carry(&carry);
                 }
             }
             RecordKind::Input | RecordKind::Carry | RecordKind::Cut => {}
@@ -159,6 +157,22 @@ impl<const N: usize> Retention<N> {
         self.flows.get_mut(key)
     }
 
+    fn carry(&mut self, carry: &Carry) {
+        if !carry.key().is_tcp() {
+            return;
+        }
+        if !carry.translation().is_empty() {
+            if let Some(base) = self.base(carry.key()) {
+                base.carry = carry.translation();
+            }
+        } else if let Some(base) = self.flows.get_mut(carry.key()) {
+            base.carry = Translation::default();
+            if base.sent.is_none() {
+                self.flows.swap_remove(carry.key());
+            }
+        }
+    }
+
     fn note(&mut self, lsn: u64, note: &Note) {
         if !note.key().is_tcp() {
             return;
@@ -169,6 +183,8 @@ impl<const N: usize> Retention<N> {
                 link: base.link,
                 peer_timestamp: base.peer_timestamp,
                 window: base.window,
+                // An answer to a SYN may come again. Before one that opens another connection, the log says so.
+                carry: base.carry,
                 since: lsn,
                 ..Base::default()
             };
