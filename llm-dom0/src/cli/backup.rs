@@ -8,7 +8,7 @@ use super::config::{BackupConfig, File};
 use super::exit::{Exit, Failure, OrExit};
 use super::protect::busy_or_failed;
 use super::{host, logging};
-use crate::control::{self, Request, Response, Status};
+use crate::control::{self, HandedConnection, Request, Response, Status};
 use crate::session::backup::{self, BackupError, Service};
 use llm_core::replay::OnDivergence;
 
@@ -42,6 +42,12 @@ pub(super) fn run(common: &Common, args: &args::Backup) -> Result<Exit, Failure>
     let answers = handle.clone();
     let _server = control::serve(&control::backup_socket(), "The role of backup", move |r| match r {
         Request::Status => Response::Status(Box::new(Status::Backup(answers.status()))),
+        Request::HandOver { domain } => match answers.hand_over(&domain) {
+            Ok(handed) => Response::HandedOver {
+                connections: handed.map(|handed| handed.iter().map(HandedConnection::from).collect()),
+            },
+            Err(reason) => Response::Error { reason },
+        },
         Request::Release { .. } => {
             Response::Error { reason: "A domain is released on its primary: llm release DOMAIN".into() }
         }

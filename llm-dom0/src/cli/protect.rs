@@ -4,6 +4,7 @@ use llm_core::page::PAGE;
 use llm_core::replication;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::time::{Duration, Instant};
 
 use super::args::{self, Common, OnBackupLoss};
 use super::config::{File, ProtectConfig};
@@ -14,6 +15,9 @@ use crate::net::{MacAddr, bridge_of};
 use crate::session::primary::{Handle, Interface, Outcome, PrimaryConfig, PrimaryError, Protection};
 use crate::xen::privcmd::open_xen;
 use crate::xen::toolstack::{Domain, DomainType, ToolstackError, Xl};
+
+/// A take-over takes less, or has failed.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Why a domain cannot be protected.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +55,7 @@ pub(super) fn run(common: &Common, args: &args::Protect) -> Result<Exit, Failure
     let domain = find(&args.domain)?;
     check(&domain, config.unsafe_disks).or_exit(Exit::Domain)?;
     let config = primary_config(&domain, config).or_exit(Exit::Domain)?;
+    wait_for_replay(&args.domain);
 
     let protection = Protection::new(config).map_err(failure)?;
     let handle = protection.handle();
@@ -66,6 +71,24 @@ pub(super) fn run(common: &Common, args: &args::Protect) -> Result<Exit, Failure
             Ok(Exit::Done)
         }
         Outcome::TakenOver => Ok(Exit::TakenOver),
+    }
+}
+
+/// A domain that has just been taken over on this host is let alone until its clients have it. Whoever does not wait is
+/// refused later.
+fn wait_for_replay(domain: &str) {
+    let replays = || match control::ask(&control::backup_socket(), Request::Status) {
+        Ok(Response::Status(status)) => match *status {
+            Status::Backup(backup) => backup.sessions.iter().any(|session| {
+                session.domain == domain && ["taking-over", "replaying"].contains(&session.state.as_str())
+            }),
+            Status::Primary(_) => false,
+        },
+        _ => false,
+    };
+    let begin = Instant::now();
+    while replays() && begin.elapsed() < REPLAY_PATIENCE {
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 
@@ -87,6 +110,9 @@ fn failure(error: PrimaryError) -> Failure {
 fn answer(handle: &Handle, request: Request) -> Response {
     match request {
         Request::Status => Response::Status(Box::new(Status::Primary(handle.status()))),
+        Request::HandOver { .. } => {
+            Response::Error { reason: "A domain is handed over by llm backup".into() }
+        }
         Request::Release { force } => match handle.release(force) {
             Ok(note) => Response::Released { note },
             Err(reason) => Response::Error { reason },

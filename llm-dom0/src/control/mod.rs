@@ -1,6 +1,7 @@
 //! How a running `llm` is asked things: one Unix socket a command, one line of
 //! JSON each way.
 
+mod handover;
 mod status;
 
 use std::fs;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use handover::{HandedConnection, take_over_connections};
 pub use status::{
     BackupStatus, EgressStatus, FidelityStatus, LogStatus, PauseSpan, PauseStatus, PrimaryStatus,
     ReplayStatus, SessionStatus, Status, TakeoverStatus,
@@ -27,7 +29,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
     /// How does it stand?
@@ -36,6 +38,11 @@ pub enum Request {
     Release {
         /// Do not wait for the backup: it is dead, or the risk is taken.
         force: bool,
+    },
+    /// Of `llm backup`: let go of a domain that was taken over here, for it is protected from here now.
+    HandOver {
+        /// Its name.
+        domain: String,
     },
 }
 
@@ -49,6 +56,11 @@ pub enum Response {
     Released {
         /// In words.
         note: String,
+    },
+    /// To [`Request::HandOver`].
+    HandedOver {
+        /// What must be translated from now on; none if nobody had the domain's interface.
+        connections: Option<Vec<HandedConnection>>,
     },
     /// It cannot be done.
     Error {
@@ -86,6 +98,14 @@ pub enum ControlError {
         /// The system's word.
         #[source]
         source: io::Error,
+    },
+    /// It does not do what it was asked.
+    #[error("The llm at {} refuses: {reason}", path.display())]
+    Refused {
+        /// The socket.
+        path: PathBuf,
+        /// Its words.
+        reason: String,
     },
     /// Another process holds the lock.
     #[error("{what} is already in use by another llm (lock {})", path.display())]

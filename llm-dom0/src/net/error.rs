@@ -58,6 +58,17 @@ pub enum NetError {
         /// The bridge.
         bridge: String,
     },
+    /// Who has the vif does not let go of it.
+    #[error(
+        "Cannot go on with the connections that llm backup translates for domain {domain}: try again once `llm status` shows it as running-here"
+    )]
+    HandOver {
+        /// The domain.
+        domain: String,
+        /// What it said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A system call failed.
     #[error("Cannot {what}: {hint}")]
     System {

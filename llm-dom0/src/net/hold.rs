@@ -109,10 +109,17 @@ impl HoldQueue {
         self.unstamped = 0;
     }
 
-    /// Packets pushed since the last [`Self::stamp`], in order.
-    pub(super) fn unstamped(&self) -> impl Iterator<Item = &[u8]> {
+    /// Calls `look` with each packet pushed since the last [`Self::stamp`], in order.
+    pub(super) fn each_unstamped(&mut self, mut look: impl FnMut(&mut [u8])) {
         let first = self.packets.len() - self.unstamped;
-        self.packets.range(first..).filter_map(|p| self.bytes_of(p))
+        for p in self.packets.range(first..) {
+            let at = usize::try_from(p.chunk - self.gone).unwrap_or(usize::MAX);
+            let (start, len) = (p.offset as usize, p.len as usize);
+            let bytes = self.chunks.get_mut(at).and_then(|chunk| chunk.data.get_mut(start..start + len));
+            if let Some(bytes) = bytes {
+                look(bytes);
+            }
+        }
     }
 
     /// The first packet if a limit is above it.
@@ -148,6 +155,12 @@ impl HoldQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn unstamped(q: &mut HoldQueue) -> Vec<Vec<u8>> {
+        let mut packets = Vec::new();
+        q.each_unstamped(|packet| packets.push(packet.to_vec()));
+        packets
+    }
 
     fn by_mark(mark: u64) -> Limits {
         Limits { mark, lsn: 0 }
@@ -239,9 +252,9 @@ mod tests {
         let mut q = HoldQueue::default();
         push(&mut q, b"one");
         push(&mut q, b"two");
-        assert_eq!(q.unstamped().collect::<Vec<_>>(), [b"one", b"two"]);
+        assert_eq!(unstamped(&mut q), [b"one", b"two"]);
         q.stamp(50, 7);
-        assert_eq!(q.unstamped().count(), 0);
+        assert_eq!(unstamped(&mut q).len(), 0);
         assert_eq!(q.front(Limits { mark: 50, lsn: 7 }), None);
         assert_eq!(q.front(Limits { mark: 0, lsn: 8 }), Some(&b"one"[..]));
         q.pop();
@@ -255,7 +268,7 @@ mod tests {
             for i in 0..3 {
                 push(&mut q, &vec![round + i; 60_000]);
             }
-            let seen: Vec<u8> = q.unstamped().map(|p| p[0]).collect();
+            let seen: Vec<u8> = unstamped(&mut q).iter().map(|p| p[0]).collect();
             assert_eq!(seen, [round, round + 1, round + 2]);
             q.stamp(1, u64::from(round));
             q.pop();

@@ -3,12 +3,14 @@
 use super::bridge::{self, HOLDING_BRIDGE};
 use super::error::{NEEDS_ROOT, NetError, check_name};
 use super::hold::Limits;
+use super::lanes::Lanes;
 use super::learn::{Learnt, MacAddr};
 use super::netlink::{Link, Netlink};
 use super::pump::{Mark, Pump};
 use super::recorder::Recorder;
 use super::stats::{Counters, JointStats};
 use super::sys::{PacketSocket, Tap};
+use super::translations::Former;
 use llm_core::time::Instant;
 use rustix::event::{EventfdFlags, eventfd};
 use std::io;
@@ -124,6 +126,20 @@ impl Joint {
         mark: impl Fn() -> u64 + Send + 'static,
         events: impl FnMut(NetEvent) + Send + 'static,
     ) -> Result<Self, NetError> {
+        Self::start_after(Former::default(), config, recorder, mark, events)
+    }
+
+    /// As [`Self::start`], of a vif that somebody else passes packets of until now, and with the translations of that one.
+    ///
+    /// # Errors
+    /// As [`Self::start`], or the former one does not let go.
+    pub fn start_after(
+        former: Former<'_>,
+        config: &JointConfig,
+        recorder: Option<Box<dyn Recorder>>,
+        mark: impl Fn() -> u64 + Send + 'static,
+        events: impl FnMut(NetEvent) + Send + 'static,
+    ) -> Result<Self, NetError> {
         check_name(&config.tap)?;
         let mut nl = bridge::open()?;
         let vif = bridge::find(&mut nl, &config.vif)?;
@@ -161,13 +177,16 @@ impl Joint {
             tap,
             config,
             vif.index,
-            recorder,
+            Lanes::new(recorder, former.translations),
             Mark(Box::new(mark)),
             Box::new(events),
         )
         .map_err(|e| failed("make an epoll set for", e))?;
         // Read before the vif leaves the bridge: a packet seen by both is a duplicate, one seen by neither a loss.
         shared.vif_socket.attach(vif.index).map_err(|e| failed("read packets of", e))?;
+        let was_held = (former.let_go)()?;
+        // Only now it is certain where the vif is.
+        let vif = bridge::find(&mut nl, &config.vif)?;
         let moved = bridge::enslave(&mut nl, &vif, &holder);
         let spawned = moved.and_then(|()| {
             let name = format!("net-{}", config.vif);
@@ -179,7 +198,7 @@ impl Joint {
         match spawned {
             Ok(thread) => Ok(Self { shared, thread: Some(thread) }),
             Err(error) => {
-                if vif.master == Some(bridge.index) {
+                if was_held || vif.master == Some(bridge.index) {
                     bridge::enslave(&mut nl, &vif, &bridge)?;
                 }
                 Err(error)

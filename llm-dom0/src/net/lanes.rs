@@ -4,6 +4,8 @@
 
 use super::hold::{HoldQueue, Limits, NOT_LOGGED};
 use super::recorder::Recorder;
+use super::translations::Translations;
+use std::sync::Arc;
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,11 +20,12 @@ pub(super) struct Lanes {
     checkpoint: HoldQueue,
     log: HoldQueue,
     pub(super) recorder: Option<Box<dyn Recorder>>,
+    translations: Arc<Translations>,
 }
 
 impl Lanes {
-    pub(super) fn new(recorder: Option<Box<dyn Recorder>>) -> Self {
-        Self { recorder, ..Self::default() }
+    pub(super) fn new(recorder: Option<Box<dyn Recorder>>, translations: Arc<Translations>) -> Self {
+        Self { recorder, translations, ..Self::default() }
     }
 
     /// Bytes of all packets held.
@@ -47,6 +50,13 @@ impl Lanes {
 
     /// Takes bytes `start..end` of the slot as a packet, not stamped yet.
     pub(super) fn push(&mut self, start: usize, end: usize) {
+        if let Some(mut translations) = self.translations.lock_any() {
+            let lane = if self.recorder.is_some() { &mut self.log } else { &mut self.checkpoint };
+            let packet = lane.slot().get(start..end).unwrap_or_default();
+            if !translations.sent(packet, self.recorder.as_mut()) {
+                return;
+            }
+        }
         let Some(recorder) = &mut self.recorder else { return self.checkpoint.push(start, end) };
         let Some(packet) = self.log.slot().get(start..end) else { return };
         if recorder.waits_for_log(packet) {
@@ -60,11 +70,33 @@ impl Lanes {
 
     /// Stamps all packets pushed since the last call, and has those that wait for the log noted there.
     pub(super) fn stamp(&mut self, mark: u64) {
+        let translations = self.translations.lock_any();
+        if let Some(translations) = &translations {
+            self.checkpoint.each_unstamped(|packet| translations.outgoing(packet));
+        }
         self.checkpoint.stamp(mark, NOT_LOGGED);
         let Some(recorder) = &mut self.recorder else { return };
         // The number of the last note: those before it go in the same frame.
-        let lsn = self.log.unstamped().map(|packet| recorder.output(packet, mark)).last();
-        self.log.stamp(mark, lsn.unwrap_or(NOT_LOGGED));
+        let mut lsn = NOT_LOGGED;
+        self.log.each_unstamped(|packet| {
+            // As the guest counts.
+            lsn = recorder.output(packet, mark);
+            if let Some(translations) = &translations {
+                translations.outgoing(packet);
+            }
+        });
+        self.log.stamp(mark, lsn);
+    }
+
+    /// A packet for the guest has come: makes it fit, and has it logged.
+    pub(super) fn take_in(&mut self, packet: &mut [u8]) {
+        if let Some(mut translations) = self.translations.lock_any() {
+            translations.incoming(packet);
+            translations.forget(self.recorder.as_mut());
+        }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.input(packet);
+        }
     }
 
     /// The next packet that may leave, and its lane. Those of a committed epoch first: they have waited longest.
@@ -102,6 +134,9 @@ mod tests {
             self.0 += 1;
             self.0
         }
+        fn carry(&mut self, _: &llm_core::log::Carry) {
+            self.0 += 1;
+        }
         fn flush(&mut self) {}
     }
 
@@ -112,7 +147,7 @@ mod tests {
 
     #[test]
     fn each_packet_waits_in_its_lane() {
-        let mut lanes = Lanes::new(Some(Box::new(Keeper(0))));
+        let mut lanes = Lanes::new(Some(Box::new(Keeper(0))), Arc::default());
         for packet in [b"l1", b"c1", b"l2"] {
             push(&mut lanes, packet);
         }
@@ -128,7 +163,7 @@ mod tests {
 
     #[test]
     fn without_a_log_all_wait_for_checkpoints() {
-        let mut lanes = Lanes::new(None);
+        let mut lanes = Lanes::new(None, Arc::default());
         push(&mut lanes, b"l1");
         lanes.stamp(10);
         assert_eq!(lanes.front(Limits { mark: 10, lsn: u64::MAX }), None);

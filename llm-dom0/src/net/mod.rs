@@ -21,6 +21,7 @@ mod recorder;
 mod replayer;
 mod stats;
 mod sys;
+mod translations;
 mod vnet;
 
 pub use announce::{
@@ -32,5 +33,6 @@ pub use joint::{Joint, JointConfig, NetEvent, Releaser};
 pub use learn::{AddressBook, Learnt, MAX_ADDRESSES, MacAddr};
 pub use permit::{Isolated, Permit, RUN_DIR};
 pub use recorder::Recorder;
-pub use replayer::{ReplayConfig, ReplayNews, Replayer, prepare_isolation};
+pub use replayer::{Ending, ReplayConfig, ReplayNews, Replayer, prepare_isolation};
 pub use stats::JointStats;
+pub use translations::{Former, Translations};

@@ -23,6 +23,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_CARRIER: u16 = 33;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
@@ -45,6 +46,8 @@ pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
     pub(super) up: bool,
+    /// Its other end is there.
+    pub(super) carrier: bool,
     /// Bytes of the largest IP packet.
     pub(super) mtu: u32,
     /// Index of the bridge (or other master) that it is a port of.
@@ -232,6 +235,7 @@ fn parse_link(body: &[u8]) -> Option<Link> {
             IFLA_IFNAME => link.name = text(value),
             IFLA_MTU => link.mtu = u32_at(value, 0)?,
             IFLA_MASTER => link.master = Some(u32_at(value, 0)?).filter(|&i| i != 0),
+            IFLA_CARRIER => link.carrier = value.first() == Some(&1),
             IFLA_LINKINFO => {
                 for (kind, value) in attributes(value) {
                     match kind {
@@ -303,6 +307,7 @@ mod tests {
         put_attribute(&mut body, IFLA_IFNAME, b"xenbr0\0");
         put_attribute(&mut body, IFLA_MTU, &1500_u32.to_ne_bytes());
         put_attribute(&mut body, IFLA_MASTER, &3_u32.to_ne_bytes());
+        put_attribute(&mut body, IFLA_CARRIER, &[1]);
         let mut data = Vec::new();
         put_attribute(&mut data, IFLA_BR_VLAN_FILTERING, &[1]);
         let mut info = Vec::new();
@@ -321,6 +326,7 @@ mod tests {
             index: 7,
             name: "xenbr0".into(),
             up: true,
+            carrier: true,
             mtu: 1500,
             master: Some(3),
             kind: "bridge".into(),

@@ -5,7 +5,6 @@ use super::error::NetError;
 use super::joint::{JointConfig, NetEvent, Shared, Stop};
 use super::lanes::Lanes;
 use super::learn::AddressBook;
-use super::recorder::Recorder;
 use super::stats::{add, set};
 use super::sys::{PacketSocket, Received, Tap};
 use super::vnet;
@@ -70,7 +69,7 @@ impl Pump {
         tap: Tap,
         config: &JointConfig,
         vif_index: u32,
-        recorder: Option<Box<dyn Recorder>>,
+        lanes: Lanes,
         mark: Mark,
         events: Box<dyn FnMut(NetEvent) + Send>,
     ) -> io::Result<Self> {
@@ -82,7 +81,7 @@ impl Pump {
             shared,
             tap,
             epoll,
-            hold: Lanes::new(recorder),
+            hold: lanes,
             inbox: Inbox { buf: vec![0; vnet::SLOT].into_boxed_slice(), pending: 0 },
             book: AddressBook::new(config.mac),
             mark,
@@ -318,9 +317,7 @@ impl Pump {
                 }
                 let packet = &mut self.inbox.buf[..self.inbox.pending];
                 vnet::trim_header_hint(packet);
-                if let Some(recorder) = &mut self.hold.recorder {
-                    recorder.input(packet);
-                }
+                self.hold.take_in(packet);
             }
             if !forward(&self.shared.vif_socket, &self.inbox.buf[..self.inbox.pending], &self.shared) {
                 break;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use llm_core::log::Carry;
+
 /// Keeps the log of what goes into and out of one interface. All calls come from the joint's thread; none may wait.
 /// Packets have a virtio-net header of ten bytes in front.
 pub trait Recorder: fmt::Debug + Send {
@@ -14,6 +16,8 @@ pub trait Recorder: fmt::Debug + Send {
     /// The guest has sent a packet before the place `mark` of the checkpoint stream. Its number in the log, or
     /// `u64::MAX` if it has none and must wait for a checkpoint.
     fn output(&mut self, packet: &[u8], mark: u64) -> u64;
+    /// What is added to the numbers of a connection has changed. What is recorded counts as the guest does.
+    fn carry(&mut self, carry: &Carry);
     /// All that is recorded goes to the backup now.
     fn flush(&mut self);
 }

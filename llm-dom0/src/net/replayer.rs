@@ -10,12 +10,12 @@ use super::learn::{Learnt, MacAddr};
 use super::permit::Isolated;
 use super::sys::{PacketSocket, Tap};
 use super::vnet;
-use llm_core::replay::{Action, Event, LogSource, Phase, Replay, Verdict};
+use llm_core::replay::{Action, Event, Handed, LogSource, Phase, Replay, Verdict};
 use llm_core::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 /// `xl` makes the vif and starts the guest within this time, or never.
@@ -55,6 +55,33 @@ pub enum ReplayNews {
     Event(Event),
 }
 
+/// Tells a replay to end.
+#[derive(Debug, Default)]
+pub struct Ending(AtomicU8);
+
+impl Ending {
+    const REJOIN: u8 = 1;
+    const HAND_OVER: u8 = 2;
+
+    /// The vif goes to its bridge, and connections that need a translation break.
+    pub fn rejoin(&self) {
+        self.0.store(Self::REJOIN, Ordering::Relaxed);
+    }
+
+    /// Somebody else goes on with vif and translations, once the guest is live.
+    pub fn hand_over(&self) {
+        self.0.store(Self::HAND_OVER, Ordering::Relaxed);
+    }
+
+    fn rejoins(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::REJOIN
+    }
+
+    fn hands_over(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::HAND_OVER
+    }
+}
+
 /// A replay on its way.
 #[derive(Debug)]
 pub struct Replayer<'a, const N: usize, L> {
@@ -88,7 +115,7 @@ impl<'a, const N: usize, L: LogSource> Replayer<'a, N, L> {
         config: &'a ReplayConfig,
         machine: &'a mut Replay<N>,
         log: &'a L,
-        stop: &AtomicBool,
+        stop: &Ending,
     ) -> Result<Option<Self>, NetError> {
         let failed = |what: &str, e| {
             NetError::system(format!("{what} domain {}", config.domain), "run as root, and see `xl list`", e)
@@ -108,20 +135,23 @@ impl<'a, const N: usize, L: LogSource> Replayer<'a, N, L> {
     }
 
     /// Replays, and then translates until nothing is left to translate or `stop` says so. Afterwards the vif is a port of
-    /// its bridge.
+    /// its bridge, or, if it is handed over, where it was: then the translations are returned.
     ///
     /// # Errors
     /// A system call failed. The vif may be isolated.
     pub fn run(
         mut self,
-        stop: &AtomicBool,
+        stop: &Ending,
         mut news: impl FnMut(ReplayNews, &Replay<N>),
-    ) -> Result<(), NetError> {
+    ) -> Result<Option<Vec<Handed>>, NetError> {
         let now = crate::clock::now();
         self.machine.start(now);
         news(ReplayNews::Begun, self.machine);
         let mut forget_at = now;
-        while !stop.load(Ordering::Relaxed) && !self.is_done() {
+        while !stop.rejoins() && !self.is_done() {
+            if self.live.is_some() && stop.hands_over() {
+                return self.hand_over().map(Some).map_err(|e| self.failed(e));
+            }
             let now = crate::clock::now();
             self.act(now, &mut news)?;
             if self.live.is_some() && now >= forget_at {
@@ -136,7 +166,18 @@ impl<'a, const N: usize, L: LogSource> Replayer<'a, N, L> {
         bridge::rejoin(&self.place.vif, &self.place.bridge)?;
         // What came in by the TAP meanwhile.
         self.collect(crate::clock::now()).map_err(|e| self.failed(e))?;
-        self.deliver(crate::clock::now()).map_err(|e| self.failed(e))
+        self.deliver(crate::clock::now()).map_err(|e| self.failed(e))?;
+        Ok(None)
+    }
+
+    /// Passes what has come until now, and is done. What comes later is read by who asked for it.
+    fn hand_over(&mut self) -> io::Result<Vec<Handed>> {
+        self.collect(crate::clock::now())?;
+        self.deliver(crate::clock::now())?;
+        while let Some(len) = self.machine.part(&mut self.buf) {
+            send_to_guest(&self.vif, self.buf.get(..len).unwrap_or_default());
+        }
+        Ok(self.machine.handed().collect())
     }
 
     /// Nothing is left to translate, nor to announce.
@@ -269,9 +310,9 @@ fn send_to_guest(vif: &PacketSocket, packet: &[u8]) {
     }
 }
 
-fn wait_for_vif(config: &ReplayConfig, stop: &AtomicBool) -> Result<Option<Isolated>, NetError> {
+fn wait_for_vif(config: &ReplayConfig, stop: &Ending) -> Result<Option<Isolated>, NetError> {
     let begin = std::time::Instant::now();
-    while !stop.load(Ordering::Relaxed) {
+    while !stop.rejoins() {
         if let Some(place) = Isolated::read(&config.run_dir, &config.domain) {
             return Ok(Some(place));
         }
@@ -286,10 +327,10 @@ fn wait_for_vif(config: &ReplayConfig, stop: &AtomicBool) -> Result<Option<Isola
 }
 
 /// The backend raises the carrier when the guest has connected, which it does once it runs.
-fn wait_for_carrier(vif: &str, stop: &AtomicBool) -> Result<bool, NetError> {
+fn wait_for_carrier(vif: &str, stop: &Ending) -> Result<bool, NetError> {
     let begin = std::time::Instant::now();
-    let file = format!("/sys/class/net/{vif}/carrier");
-    while !std::fs::read_to_string(&file).is_ok_and(|text| text.trim() == "1") {
+    let mut nl = bridge::open()?;
+    while !bridge::find(&mut nl, vif)?.carrier {
         if begin.elapsed() > VIF_TIMEOUT {
             let hint = "see the guest's console: its network driver has not connected";
             return Err(NetError::system(
@@ -298,7 +339,7 @@ fn wait_for_carrier(vif: &str, stop: &AtomicBool) -> Result<bool, NetError> {
                 io::ErrorKind::TimedOut,
             ));
         }
-        if stop.load(Ordering::Relaxed) {
+        if stop.rejoins() {
             return Ok(false);
         }
         std::thread::sleep(LOOK);

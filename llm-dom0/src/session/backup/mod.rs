@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use llm_core::frame::{Kind, encode_header};
-use llm_core::replay::OnDivergence;
+use llm_core::replay::{Handed, OnDivergence};
 use llm_core::replication::{
     Backup, ConnectionId, Hello, Holder, MESSAGE_MAX, Message, Mode, ModeSet, Offer, Path, Refusal,
     RefuseReason,
@@ -168,6 +168,16 @@ impl Handle {
         let mut sessions: Vec<_> = self.0.sessions().values().map(|s| s.status()).collect();
         sessions.sort_by(|a, b| a.domain.cmp(&b.domain));
         BackupStatus { listen: self.0.config.listen.clone(), pid: std::process::id(), sessions }
+    }
+
+    /// This host's `llm protect` is to go on with what is still done here for that domain after a take-over: with its vif, and
+    /// with the connections that are returned. None if nothing is done.
+    ///
+    /// # Errors
+    /// It cannot be handed over yet.
+    pub fn hand_over(&self, domain: &str) -> Result<Option<Vec<Handed>>, String> {
+        let session = self.0.sessions().get(domain).cloned();
+        session.map_or(Ok(None), |session| session.let_go())
     }
 
     /// Tells all primaries that this service ends, and drops the copies. A domain

@@ -2,22 +2,25 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use llm_core::replay::{Cause, Config, Event, OnDivergence, Replay, Report};
+use llm_core::replay::{Cause, Config, Event, Handed, OnDivergence, Replay, Report};
 use llm_core::replication::Addresses;
 
 use super::log::{FLOWS, LogStore};
 use crate::clock;
 use crate::control::{FidelityStatus, ReplayStatus};
 use crate::keptlog::{Header, Writer};
-use crate::net::{Isolated, Learnt, NetError, RUN_DIR, ReplayConfig, ReplayNews, Replayer, rejoin};
+use crate::net::{Ending, Isolated, Learnt, NetError, RUN_DIR, ReplayConfig, ReplayNews, Replayer, rejoin};
 
 /// The machine is made on the stack, on its way to the heap.
 const STACK: usize = 4 * size_of::<Replay<FLOWS>>() + (1 << 20);
+
+/// A replay that is live hands over within a tick; more is a host that stalls.
+const HAND_OVER: Duration = Duration::from_secs(4);
 
 /// What a replay needs.
 #[derive(Debug)]
@@ -34,8 +37,10 @@ pub(super) struct Job {
 /// The thread of a session's replay, once there is one.
 #[derive(Debug, Default)]
 pub(super) struct Replaying {
-    stop: Arc<AtomicBool>,
+    stop: Arc<Ending>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// What is handed over comes here.
+    handed: Mutex<Option<Receiver<Vec<Handed>>>>,
 }
 
 impl Replaying {
@@ -46,12 +51,14 @@ impl Replaying {
         tell: impl Fn(ReplayStatus, Stage) + Send + 'static,
     ) -> io::Result<()> {
         let stop = Arc::clone(&self.stop);
+        let (hand, handed) = sync_channel(1);
+        *self.handed.lock().unwrap_or_else(PoisonError::into_inner) = Some(handed);
         let thread =
             std::thread::Builder::new().name("replay".into()).stack_size(STACK).spawn(move || {
                 std::thread::scope(|scope| {
                     // Beside the replay: a disk may stand still.
                     scope.spawn(|| keep(&job));
-                    run(&job, &stop, tell);
+                    run(&job, &stop, hand, tell);
                 });
             })?;
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
@@ -60,10 +67,26 @@ impl Replaying {
 
     /// Ends it: the guest is put on its bridge, and connections that need a translation break.
     pub(super) fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.rejoin();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the replay has panicked");
+        }
+    }
+}
+
+impl Replaying {
+    /// Somebody else on this host is to go on with vif and translations. None if nobody has them here any more. The
+    /// replay must be live.
+    pub(super) fn hand_over(&self) -> Result<Option<Vec<Handed>>, RecvTimeoutError> {
+        let Some(handed) = self.handed.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(None);
+        };
+        self.stop.hand_over();
+        match handed.recv_timeout(HAND_OVER) {
+            Ok(handed) => Ok(Some(handed)),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(timeout) => Err(timeout),
         }
     }
 }
@@ -77,11 +100,13 @@ pub(super) enum Stage {
     Live,
     /// Nothing is left to translate, or it was stopped.
     Ended,
+    /// Somebody else on this host goes on with so many connections.
+    HandedOver(usize),
     /// The guest was joined to its network without the replay.
     Failed(NetError),
 }
 
-fn run(job: &Job, stop: &AtomicBool, tell: impl Fn(ReplayStatus, Stage)) {
+fn run(job: &Job, stop: &Ending, hand: SyncSender<Vec<Handed>>, tell: impl Fn(ReplayStatus, Stage)) {
     let domain = &job.domain;
     let addresses = job.addresses.as_ref();
     let config = ReplayConfig {
@@ -100,7 +125,7 @@ fn run(job: &Job, stop: &AtomicBool, tell: impl Fn(ReplayStatus, Stage)) {
     let mut status = ReplayStatus::default();
     let ms = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
     let result = Replayer::start(&config, &mut machine, &job.log, stop).and_then(|replayer| {
-        let Some(replayer) = replayer else { return Ok(()) };
+        let Some(replayer) = replayer else { return Ok(None) };
         replayer.run(stop, |news, machine| match news {
             ReplayNews::Begun => {
                 status.begun_ms = ms(job.decided);
@@ -115,9 +140,17 @@ fn run(job: &Job, stop: &AtomicBool, tell: impl Fn(ReplayStatus, Stage)) {
         })
     });
     match result {
-        Ok(()) => {
+        Ok(None) => {
             Isolated::forget(&config.run_dir, domain);
             tell(status, Stage::Ended);
+        }
+        Ok(Some(handed)) => {
+            // A later service must not put the vif on its bridge.
+            Isolated::forget(&config.run_dir, domain);
+            let count = handed.len();
+            // Room for it; whoever asked may have gone.
+            let _ = hand.send(handed);
+            tell(status, Stage::HandedOver(count));
         }
         Err(error) => {
             if let Some(place) = Isolated::read(&config.run_dir, domain) {
@@ -184,7 +217,7 @@ fn log_event(domain: &str, event: &Event) {
 
 /// The report, with the times that only we know.
 fn told(report: &Report, before: &ReplayStatus) -> ReplayStatus {
-    let ms = |d: llm_core::time::Duration| d.as_secs_f64() * 1e3;
+    let ms = |d: Duration| d.as_secs_f64() * 1e3;
     let resets = Cause::ALL.iter().map(|&cause| (cause.to_string(), report.resets(cause)));
     let services = report.services.iter().map(|s| FidelityStatus {
         port: s.port,

@@ -23,7 +23,7 @@ use super::watcher::{Gone, Seen, Watch};
 use super::{Outcome, PrimaryConfig, PrimaryError};
 use crate::clock;
 use crate::control::PrimaryStatus;
-use crate::net::NetEvent;
+use crate::net::{NetEvent, Translations};
 
 /// Longest sleep of the main thread: how stale a status can be.
 const TICK: Duration = Duration::from_millis(100);
@@ -46,6 +46,8 @@ pub(super) struct Driver {
     inbox: Receiver<Event>,
     session: Session,
     marks: Arc<Marks>,
+    /// Handed over by this host's `llm backup`, if that has taken the domain over.
+    translations: Arc<Translations>,
     /// In modes with a log.
     log: Option<Arc<InputLog>>,
     cut_at: Instant,
@@ -77,7 +79,8 @@ impl Driver {
         status: Arc<Mutex<PrimaryStatus>>,
     ) -> Result<Self, PrimaryError> {
         let budget = Budget { bytes: config.log_limit, records: config.log_records };
-        let log = config.mode.has_log().then(|| Arc::new(InputLog::new(budget)));
+        let translations = Arc::<Translations>::default();
+        let log = config.mode.has_log().then(|| Arc::new(InputLog::new(budget, Arc::clone(&translations))));
         let session = Session::new(&config, machine_config(&config)?, log.as_ref(), &events);
         let now = clock::now();
         Ok(Self {
@@ -86,6 +89,7 @@ impl Driver {
             inbox,
             session,
             marks: Arc::default(),
+            translations,
             log,
             cut_at: now,
             network: None,
@@ -112,6 +116,13 @@ impl Driver {
             Err(_) => true,
         };
         if let Some(mut network) = self.network.take() {
+            let broken = self.translations.count();
+            if rejoin && broken > 0 {
+                tracing::warn!(
+                    broken,
+                    "nobody translates connections from before the take-over any more: they break"
+                );
+            }
             network.end(rejoin);
         }
         if matches!(result, Ok(Outcome::DomainEnded(_))) && self.remains {

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use llm_core::flow::{Class, Direction, Packet, Policy, Tracker, VNET_HEADER};
 use llm_core::frame::Kind;
-use llm_core::log::{Cut, Entry, Flags, HEADER, LogWriter, Note, RecordKind};
+use llm_core::log::{Carry, Cut, Entry, Flags, HEADER, LogWriter, Note, RecordKind};
 use llm_core::replication::FIRST_EPOCH;
 
 use crate::clock;
 use crate::control::LogStatus;
 use crate::link::{MAX_PAYLOAD, Outbox};
-use crate::net::{Recorder, Releaser};
+use crate::net::{Recorder, Releaser, Translations};
 
 /// A frame is closed before it gets longer than this; one more record always fits.
 const FRAME: usize = MAX_PAYLOAD / 2;
@@ -40,6 +40,8 @@ pub(crate) struct Budget {
 #[derive(Debug)]
 pub(crate) struct InputLog {
     budget: Budget,
+    /// What a session's log has to begin with. Locked before `inner` where both are.
+    translations: Arc<Translations>,
     inner: Mutex<Inner>,
     /// Bytes that the backup has not acknowledged.
     unacknowledged: AtomicU64,
@@ -64,9 +66,10 @@ struct Inner {
 }
 
 impl InputLog {
-    pub(crate) fn new(budget: Budget) -> Self {
+    pub(crate) fn new(budget: Budget, translations: Arc<Translations>) -> Self {
         Self {
             budget,
+            translations,
             inner: Mutex::new(Inner {
                 session: None,
                 next_lsn: 1,
@@ -84,12 +87,30 @@ impl InputLog {
 
     /// A session begins whose log goes to `outbox`.
     pub(crate) fn begin(&self, session: u64, outbox: &Arc<Outbox>) {
+        // Held, so that none changes between what is written of it here and by the packet path.
+        let translations = self.translations.lock();
         let mut inner = self.lock();
         self.forget(&mut inner);
         inner.session = Some((session, Arc::clone(outbox)));
         inner.epoch = FIRST_EPOCH;
         inner.awaited = false;
         inner.since_cut = LogStatus::default();
+        self.write(&mut inner, translations.carries());
+    }
+
+    /// Connections are translated that were not when the session began.
+    pub(crate) fn carry(&self) {
+        let translations = self.translations.lock();
+        self.write(&mut self.lock(), translations.carries());
+    }
+
+    fn write(&self, inner: &mut Inner, carries: impl Iterator<Item = Carry>) {
+        for carry in carries {
+            let _ = inner.append(RecordKind::Carry, 0, Flags::NONE, carry.as_wire());
+            if inner.batch.len() >= FRAME {
+                self.send(inner);
+            }
+        }
     }
 
     /// Nothing is logged any more, and nothing waits for it, until a session begins.
@@ -261,6 +282,10 @@ impl Recorder for VifRecorder {
         self.append(RecordKind::Note, Flags::NONE, note.as_wire()).unwrap_or(u64::MAX)
     }
 
+    fn carry(&mut self, carry: &Carry) {
+        let _ = self.append(RecordKind::Carry, Flags::NONE, carry.as_wire());
+    }
+
     fn flush(&mut self) {
         let mut inner = self.log.lock();
         self.log.flush(&mut inner);
@@ -271,11 +296,13 @@ impl Recorder for VifRecorder {
 mod tests {
     use super::*;
     use crate::link::Outgoing;
+    use llm_core::flow::{FlowKey, NO_VLAN, TCP, Translation};
     use llm_core::log::records;
+    use llm_core::replay::Handed;
 
     fn log() -> (Arc<InputLog>, Arc<Outbox>, u64) {
         let outbox = Arc::new(Outbox::new(1 << 20));
-        let log = Arc::new(InputLog::new(Budget { bytes: 4096, records: 10 }));
+        let log = Arc::new(InputLog::new(Budget { bytes: 4096, records: 10 }, Arc::default()));
         log.begin(7, &outbox);
         let generation = outbox.connect(None);
         assert!(outbox.resume(1));
@@ -361,6 +388,29 @@ mod tests {
         assert!(log.is_over_budget(), "by number");
         log.end();
         assert!(!recorder.is_full(), "what no backup waits for stops no input");
+    }
+
+    #[test]
+    fn each_session_begins_with_what_is_translated() {
+        let (log, outbox, generation) = log();
+        let key = FlowKey::new(6, TCP, NO_VLAN, ([1; 16], 80), ([2; 16], 4000));
+        let translation = Translation { seq: 5, timestamp: 6 };
+        log.translations.take(&[Handed { key, translation, opened: None, closed: false }]);
+        log.carry();
+        log.cut(0, 9);
+        let carry = Carry::new(key, translation);
+        let carries = |frame| {
+            let Some(Outgoing::Data(frame)) = frame else { panic!("a frame is due") };
+            let all = records(&frame.payload, None).map(|record| record.expect("a sound record").entry);
+            all.filter(|entry| entry.kind == RecordKind::Carry && entry.packet == carry.as_wire()).count()
+        };
+        assert_eq!(carries(outbox.next(generation)), 1);
+        let outbox = Arc::new(Outbox::new(1 << 20));
+        log.begin(8, &outbox);
+        let generation = outbox.connect();
+        assert!(outbox.resume(1));
+        log.cut(0, 9);
+        assert_eq!(carries(outbox.next(generation)), 1, "the new backup knows nothing yet");
     }
 
     #[test]

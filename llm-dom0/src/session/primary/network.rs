@@ -10,8 +10,8 @@ use super::Interface;
 use super::event::Event;
 use super::log::InputLog;
 use crate::checkpoint::tap::PipeTap;
-use crate::control::EgressStatus;
-use crate::net::{Joint, JointConfig, NetError};
+use crate::control::{self, EgressStatus};
+use crate::net::{Former, Isolated, Joint, JointConfig, NetError, RUN_DIR, Translations};
 use llm_core::flow::Policy;
 
 /// Where marks come from: the checkpoint pipe of the present stream. Marks never
@@ -76,12 +76,15 @@ struct Joints {
     joints: Vec<Joint>,
     /// Output with marks below this may leave.
     limit: u64,
+    translations: Arc<Translations>,
 }
 
 impl Network {
-    /// Takes the domain's vifs off their bridges. If one fails, those already
-    /// taken go back.
+    /// Takes the domain's vifs off their bridges, and off this host's `llm backup` if that has taken the domain over. If one
+    /// fails, those already taken go back.
     pub(crate) fn join(
+        domain: &str,
+        translations: &Arc<Translations>,
         interfaces: &[Interface],
         egress_limit: u64,
         marks: &Arc<Marks>,
@@ -89,6 +92,7 @@ impl Network {
         events: &Sender<Event>,
     ) -> Result<Self, NetError> {
         let mut network = Self::default();
+        network.lock().translations = Arc::clone(translations);
         for (number, interface) in (0..).zip(interfaces) {
             let config = JointConfig {
                 vif: interface.vif.clone(),
@@ -100,7 +104,15 @@ impl Network {
             };
             let (marks, events) = (Arc::clone(marks), events.clone());
             let recorder = log.map(|(log, policy)| log.recorder(number, policy.clone()));
-            let joint = Joint::start(
+            // Only a domain with one interface is ever handed over.
+            let former = match number {
+                0 => Former::new(Arc::clone(translations), || {
+                    take_over_connections(domain, translations, log.map(|(log, _)| &**log))
+                }),
+                _ => Former::default(),
+            };
+            let joint = Joint::start_after(
+                former,
                 &config,
                 recorder,
                 move || marks.mark(),
@@ -173,7 +185,8 @@ impl Network {
 
     /// The hold queues together.
     pub(crate) fn status(&self) -> EgressStatus {
-        let mut sum = EgressStatus::default();
+        let translated = self.lock().translations.count();
+        let mut sum = EgressStatus { translated_connections: translated, ..EgressStatus::default() };
         for stats in self.lock().joints.iter().map(Joint::stats) {
             sum.held_packets += stats.held_packets;
             sum.held_bytes += stats.held_bytes;
@@ -187,6 +200,25 @@ impl Network {
     fn lock(&self) -> MutexGuard<'_, Joints> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Has this host's `llm backup` let go of the vif, and goes on with its translations. True if it had the vif.
+fn take_over_connections(
+    domain: &str,
+    translations: &Translations,
+    log: Option<&InputLog>,
+) -> Result<bool, NetError> {
+    let handed = control::take_over_connections(domain)
+        .map_err(|e| NetError::HandOver { domain: domain.into(), source: e.into() })?;
+    // Left by one that was killed: a later one must not put the vif on its bridge.
+    Isolated::forget(RUN_DIR.as_ref(), domain);
+    let Some(handed) = handed else { return Ok(false) };
+    tracing::info!(connections = handed.len(), "going on with the connections that llm backup translates");
+    translations.take(&handed);
+    if let Some(log) = log {
+        log.carry();
+    }
+    Ok(true)
 }
 
 impl Joints {

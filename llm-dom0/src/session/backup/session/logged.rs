@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use llm_core::replication::{ConnectionId, Data};
+use llm_core::replay::Handed;
+use llm_core::replication::{BackupPhase, ConnectionId, Data};
 
 use super::super::log::LogStore;
 use super::super::replay::{Job, Stage};
@@ -105,6 +106,14 @@ impl Session {
             Stage::Ended => {
                 tracing::info!(domain = self.domain, "no connection needs a translation any more");
             }
+            Stage::HandedOver(count) => {
+                tracing::info!(
+                    domain = self.domain,
+                    count,
+                    "llm protect translates its connections from now on"
+                );
+                core.note = "protected again from here".into();
+            }
             Stage::Failed(error) => {
                 tracing::error!(domain = self.domain, %error, "the input log could not be replayed");
                 core.note = format!("the input log could not be replayed: {error}");
@@ -115,6 +124,25 @@ impl Session {
             takeover.announced_ms = takeover.announced_ms.max(status.live_ms);
             takeover.replay = Some(status);
         }
+    }
+
+    /// This host's `llm protect` is to go on with what this session does for its domain after a take-over. None if it does
+    /// nothing.
+    pub(in super::super) fn let_go(&self) -> Result<Option<Vec<Handed>>, String> {
+        let (phase, state) = {
+            let core = self.lock();
+            (core.machine.phase(), core.state)
+        };
+        if phase != BackupPhase::TakenOver || self.log.is_none() {
+            return Ok(None);
+        }
+        if state != Some("running-here") {
+            return Err(format!(
+                "the input log of {} is still being replayed: try again in a moment",
+                self.domain
+            ));
+        }
+        self.replaying.hand_over().map_err(|_| format!("the replay of {} does not answer", self.domain))
     }
 
     pub(super) fn log(&self) -> Option<MutexGuard<'_, LogStore>> {

@@ -28,6 +28,8 @@ impl Driver {
         }
         if self.network.is_none() {
             let network = Network::join(
+                &domain,
+                &self.translations,
                 &self.config.interfaces,
                 self.config.egress_limit,
                 &self.marks,
