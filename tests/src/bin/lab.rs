@@ -91,8 +91,14 @@ enum Action {
         /// How many seeds.
         #[arg(long, default_value_t = 1000)]
         seeds: u64,
+        /// The first one.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Go on behind a seed that fails, and tell of them all.
+        #[arg(long)]
+        keep_going: bool,
         /// This one alone, with a line per event.
-        #[arg(long, conflicts_with = "seeds")]
+        #[arg(long, conflicts_with_all = ["seeds", "from", "keep_going"])]
         seed: Option<u64>,
     },
     /// Measure, print tables, and write `target/lab/bench/NAME.json`.
@@ -307,7 +313,10 @@ fn act(args: &Args) -> lab::Result<ExitCode> {
                 |whole| if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE },
             ));
         }
-        Action::Sim { seeds, seed } => return Ok(simulate(*seeds, *seed)),
+        Action::Sim { seeds, from, keep_going, seed } => {
+            let all = seed.map_or(*from..from.saturating_add(*seeds), |seed| seed..seed.saturating_add(1));
+            return Ok(simulate(all, *keep_going, seed.is_some()));
+        }
         Action::Up { no_llm, llm, memory, dom0_memory } => {
             lab::clean_on_exit(&args.name)?;
             let llm = match llm {
@@ -361,20 +370,27 @@ fn verdict(held: llm_tests::scenario::Result<bool>) -> ExitCode {
     }
 }
 
-fn simulate(seeds: u64, seed: Option<u64>) -> ExitCode {
-    let options = replay_sim::Options { trace: seed.is_some(), ..replay_sim::Options::default() };
-    let mut sum = replay_sim::Summary::default();
-    for seed in seed.map_or(0..seeds, |seed| seed..seed + 1) {
+fn simulate(seeds: std::ops::Range<u64>, keep_going: bool, trace: bool) -> ExitCode {
+    let options = replay_sim::Options { trace, ..replay_sim::Options::default() };
+    let (mut sum, mut failed) = (replay_sim::Summary::default(), 0u64);
+    for seed in seeds {
         match replay_sim::run(seed, &options) {
             Ok(summary) => sum += summary,
             Err(violation) => {
+                failed += 1;
                 eprintln!("{violation:?}; `cargo lab sim --seed {seed}` tells it in full");
-                return ExitCode::FAILURE;
+                if !keep_going {
+                    return ExitCode::FAILURE;
+                }
             }
         }
     }
     println!("{sum:?}");
-    ExitCode::SUCCESS
+    if failed == 0 {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("{failed} seeds failed");
+    ExitCode::FAILURE
 }
 
 fn status(name: &str) -> lab::Result<()> {

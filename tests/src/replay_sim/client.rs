@@ -70,6 +70,10 @@ pub(super) struct Client {
     pub(super) garbled: Option<String>,
 }
 
+fn peer() -> [u8; 16] {
+    address(guest::ADDRESS).to_ipv6_mapped().octets()
+}
+
 impl Client {
     pub(super) fn new(setup: Setup, talks: Vec<Talk>) -> Self {
         let next_at = talks.first().map_or(0, |talk| talk.gap);
@@ -110,6 +114,8 @@ impl Client {
             Some(old) if talk.same_port => drop(self.stack.sockets.remove(old)),
             _ => self.port += 1,
         }
+        // What was acknowledged of another connection between the same ports does not count for this one.
+        self.stack.nic.forget(self.port, peer(), guest::PORT);
         let handle = self.stack.add_socket(BUFFER);
         self.stack.connect(handle, self.port, (address(guest::ADDRESS), guest::PORT));
         self.accounts.push(Account { port: self.port, asked: Vec::new(), acknowledged: 0 });
@@ -128,8 +134,7 @@ impl Client {
     /// What is left of the connection.
     fn go_on(&mut self, mut open: Open, now: Nanos) -> Option<Open> {
         let account = self.accounts.last_mut().expect("one for each connection");
-        let peer = address(guest::ADDRESS).to_ipv6_mapped().octets();
-        let acknowledged = self.stack.nic.acknowledged(self.port, peer, guest::PORT);
+        let acknowledged = self.stack.nic.acknowledged(self.port, peer(), guest::PORT);
         account.acknowledged = account.acknowledged.max(acknowledged);
         let socket = self.stack.socket(open.handle);
         while socket.can_recv() {

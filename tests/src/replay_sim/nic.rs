@@ -264,6 +264,10 @@ impl Nic {
         self.connections.iter().map(|(key, known)| ((key.1, key.2), known.acked)).collect()
     }
 
+    pub(super) fn forget(&mut self, port: u16, peer: [u8; 16], peer_port: u16) {
+        self.connections.remove(&(port, peer, peer_port));
+    }
+
     /// Bytes that the other side has acknowledged of a connection.
     pub(super) fn acknowledged(&self, port: u16, peer: [u8; 16], peer_port: u16) -> u32 {
         self.connections.get(&(port, peer, peer_port)).map_or(0, |known| known.got)
