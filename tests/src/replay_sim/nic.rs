@@ -197,7 +197,10 @@ impl Nic {
                     // smoltcp drops a segment whole for an old acknowledgement, and heeds an old window: Linux neither.
                     let newest = (segment.ack, segment.seq);
                     let (una, seq) = *known.newest.get_or_insert(newest);
-                    if after(una, ack) || una == ack && after(seq, segment.seq) {
+                    let same = una == ack && seq == segment.seq;
+                    let older = after(una, ack) || una == ack && after(seq, segment.seq);
+                    // Nor does it heed a smaller window that says nothing else: it was overtaken.
+                    if older || same && known.window > segment.window {
                         ack = una;
                         let window = known.window.to_be_bytes();
                         frame[packet.transport + 14..packet.transport + 16].copy_from_slice(&window);
