@@ -1,5 +1,7 @@
 //! The packet path on real interfaces. Needs root: without it the tests say so and pass, unless `LLM_REQUIRE_ROOT=1`.
 
+#[path = "net/handover.rs"]
+mod handover;
 #[path = "net/hotplug.rs"]
 mod hotplug;
 #[path = "net/lab.rs"]

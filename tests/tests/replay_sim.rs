@@ -84,6 +84,26 @@ fn checkers_notice_output_without_a_lease() {
     bites(&Options { ignore_lease: true, ..Options::default() }, &[Rule::TwoActive]);
 }
 
+/// The host that took over dies, too, and the one after it.
+#[test]
+fn the_guarantee_holds_for_take_overs_in_a_row() {
+    let options = Options { again: 2, trace: one_seed().is_some(), ..Options::default() };
+    let seeds = one_seed().map_or(0..seeds(), |seed| seed..seed + 1);
+    let (few, mut sum) = (seeds.end - seeds.start < SEEDS, Summary::default());
+    for seed in seeds {
+        sum += run(seed, &options)
+            .unwrap_or_else(|violation| panic!("{violation:?}; run again with LLM_SEED={seed}"));
+    }
+    println!("{sum:?}");
+    assert!(few || sum.take_overs > 1000 && sum.carried > 1000, "{sum:?}");
+}
+
+#[test]
+fn checkers_notice_a_translation_that_is_forgotten_when_protected_again() {
+    let options = Options { again: 1, forget_carry: true, ..Options::default() };
+    bites(&options, &[Rule::Contradiction, Rule::ClockWentBack, Rule::Liveness]);
+}
+
 #[test]
 fn equal_seeds_give_equal_runs() {
     for seed in 0..20 {

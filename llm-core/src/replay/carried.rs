@@ -118,7 +118,9 @@ impl<const N: usize> Carried<N> {
         let (Some(segment), Some(entry)) = (packet.segment(), entry) else { return };
         entry.translation.incoming(frame, packet, partial);
         entry.fins.1 |= segment.has(flags::FIN);
-        entry.end(segment.has(flags::RST), now);
+        // A reset alone ends nothing: anybody could send it. If the guest heeds it, it says no more between these ports until
+        // it opens another connection.
+        entry.end(false, now);
     }
 
     /// Forgets a connection that has ended some time ago, and says which. To be called now and then, until there is none.

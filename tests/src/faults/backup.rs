@@ -38,7 +38,7 @@ fn died_together(tour: &Tour<'_>, host: usize) -> Result<()> {
 }
 
 /// Waits until the guest is protected once more by a session that began after the loss.
-fn protected_again(tour: &Tour<'_>, host: usize) -> Result<()> {
+pub(super) fn protected_again(tour: &Tour<'_>, host: usize) -> Result<()> {
     wait_session(tour.lab, 1 - host, "protected", LONG)?;
     wait_primary(tour.lab, host, &["protected"], LONG)?;
     tour.epochs_go_on(host, 3)
@@ -84,7 +84,7 @@ pub(super) fn host_killed(tour: &mut Tour<'_>) -> Result<()> {
 }
 
 /// Output that was on its way has arrived; from then on nothing comes.
-fn silent(clients: &Clients) -> Result<()> {
+pub(super) fn silent(clients: &Clients) -> Result<()> {
     sleep(Duration::from_millis(500));
     let before = clients.snapshot();
     sleep(Duration::from_secs(5));
@@ -96,7 +96,12 @@ fn silent(clients: &Clients) -> Result<()> {
 
 /// The policy `go-on`: after a pause the guest answers without a backup, until there is one again.
 pub(super) fn go_on(tour: &mut Tour<'_>) -> Result<()> {
-    let options = format!("{OPTIONS} --on-backup-loss go-on");
+    go_on_with(tour, OPTIONS)
+}
+
+/// As [`go_on`], of a guest that is protected with these options.
+pub(super) fn go_on_with(tour: &mut Tour<'_>, options: &str) -> Result<()> {
+    let options = format!("{options} --on-backup-loss go-on");
     let host = tour.protected(&options)?;
     let clients = tour.clients()?;
     let lost = now_ns();

@@ -8,6 +8,7 @@ mod backup;
 mod bulk;
 mod frames;
 mod link;
+mod logged;
 mod preflight;
 mod primary;
 mod strangers;
@@ -59,6 +60,12 @@ pub const TOUR: &[(&str, Scenario)] = &[
     ("log-disk-full", preflight::full_log),
     ("release-forced", backup::forced),
     ("primary-frozen-forgotten", primary::frozen_and_forgotten),
+    ("llm-backup-killed", logged::backup_killed),
+    ("llm-backup-lost-go-on", logged::backup_lost_go_on),
+    ("llm-protected-again", logged::protected_again_and_killed),
+    ("llm-link-cut-in-replay", logged::link_cut_in_replay),
+    ("llm-primary-frozen", logged::primary_frozen),
+    ("llm-log-budget", logged::log_budget),
     ("guest-destroyed", primary::guest_destroyed),
     ("guest-shut-down", primary::guest_shut_down),
 ];

@@ -40,8 +40,7 @@ fn released_by(tour: &mut Tour<'_>, how: impl Fn(u32) -> String) -> Result<()> {
 pub(super) fn killed(tour: &mut Tour<'_>) -> Result<()> {
     let host = tour.protected(OPTIONS)?;
     let clients = tour.clients()?;
-    let pid = wait_primary(tour.lab, host, &["protected"], SOON)?.pid;
-    tour.lab.host(host).check(&format!("kill -KILL {pid}"))?;
+    kill_protect(tour, host)?;
     tour.take_over(host)?;
     clients.wait_for_replies(now_ns(), LONG)?;
     let links = tour.lab.host(host).check("ip -o link")?.text();
@@ -49,6 +48,13 @@ pub(super) fn killed(tour: &mut Tour<'_>) -> Result<()> {
     ensure(!on_bridge, || format!("the copy left behind is on the network: {links}"))?;
     tour.clear(host)?;
     tour.judge(clients)
+}
+
+/// Ends `llm protect` on `host` with SIGKILL.
+pub(super) fn kill_protect(tour: &Tour<'_>, host: usize) -> Result<()> {
+    let pid = wait_primary(tour.lab, host, &["protected"], SOON)?.pid;
+    tour.lab.host(host).check(&format!("kill -KILL {pid}"))?;
+    Ok(())
 }
 
 /// A primary that cannot go on says so: the backup does not wait for silence, and the copy left behind is destroyed.
@@ -73,7 +79,12 @@ pub(super) fn path_lost(tour: &mut Tour<'_>) -> Result<()> {
 
 /// A primary that stands still, is replaced, and goes on: it lets nothing out and stops itself.
 pub(super) fn frozen(tour: &mut Tour<'_>) -> Result<()> {
-    let host = tour.protected(OPTIONS)?;
+    frozen_with(tour, OPTIONS)
+}
+
+/// As [`frozen`], of a guest that is protected with these options.
+pub(super) fn frozen_with(tour: &mut Tour<'_>, options: &str) -> Result<()> {
+    let host = tour.protected(options)?;
     let clients = tour.clients()?;
     let frames = Frames::out_of(tour.lab, host)?;
     tour.epochs_go_on(host, 3)?;

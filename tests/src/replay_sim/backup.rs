@@ -45,10 +45,10 @@ impl Store {
 
 pub(super) struct Restored {
     pub(super) guest: Guest,
-    ring: Vec<Bytes>,
-    replay: Box<Replay<FLOWS>>,
+    pub(super) ring: Vec<Bytes>,
+    pub(super) replay: Box<Replay<FLOWS>>,
     /// What the guest's clock is behind.
-    behind: Nanos,
+    pub(super) behind: Nanos,
 }
 
 pub(super) struct Backup {
@@ -82,6 +82,11 @@ impl Backup {
             taken_over: false,
             restored: None,
         }
+    }
+
+    /// It holds a first copy.
+    pub(super) fn begin(&mut self, committed: Rc<Snapshot>, now: Nanos) {
+        (self.committed, self.heard) = (committed, now);
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -245,6 +250,7 @@ impl World {
                     self.trace(|| format!("live: {report:?}"));
                     let unknown = report.services.iter().map(|service| service.unknown).sum();
                     self.check.live(different, unknown);
+                    self.live_again();
                 }
                 Some(Action::Event(event)) => {
                     self.trace(|| format!("{event:?}"));

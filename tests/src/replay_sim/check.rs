@@ -101,6 +101,11 @@ impl Checker {
         self.broken.get_or_insert((rule, text));
     }
 
+    /// A new session begins, with another backup.
+    pub(super) const fn again(&mut self) {
+        (self.taken_over, self.committed) = (false, 0);
+    }
+
     pub(super) const fn taken_over(&mut self) {
         self.taken_over = true;
         self.summary.take_overs += 1;
@@ -250,8 +255,8 @@ impl Checker {
     }
 
     pub(super) fn live(&mut self, different: u64, unknown: u64) {
-        self.different = different;
-        self.unknown = unknown;
+        self.different += different;
+        self.unknown += unknown;
         if self.deterministic && different > 0 {
             self.fail(Rule::Diverged, format!("{different} bytes came out otherwise"));
         }

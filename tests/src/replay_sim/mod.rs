@@ -10,8 +10,10 @@
 //! | `nic`, `stack` | smoltcp, with numbers and clocks as Linux has them |
 //! | `app`, `guest`, `client` | the service, the guest, and who asks |
 //! | `primary`, `backup`, `pipe` | the drivers, and the links between the hosts |
+//! | `again` | protection and death of the host that took over |
 //! | `plan`, `world`, `check` | what a seed draws, the queue of events, the checkers |
 
+mod again;
 mod app;
 mod backup;
 mod check;
@@ -45,6 +47,10 @@ pub struct Options {
     pub ignore_lease: bool,
     /// An input goes from the log when it was delivered before the checkpoint, be it in the ring or not.
     pub drop_delivered: bool,
+    /// The copy is protected again so often after its host died, and its host dies as well.
+    pub again: u32,
+    /// What was translated before is forgotten when the copy is protected again.
+    pub forget_carry: bool,
     /// Print a line per event.
     pub trace: bool,
 }

@@ -8,6 +8,7 @@ use super::world::{Event, Link, World};
 use super::{MS, Nanos};
 use llm_core::flow::{Direction, Packet, VNET_HEADER};
 use llm_core::log::{Cut, Entry, Flags, HEADER, LogWriter, Note, RecordKind};
+use llm_core::replay::Carried;
 use llm_core::time::Instant;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -57,6 +58,9 @@ pub(super) struct Primary {
     flushing: bool,
     acknowledged: u64,
     echo: Nanos,
+    /// What the guest's clock is behind, and what is translated, after a take-over.
+    behind: Nanos,
+    pub(super) carried: Box<Carried<64>>,
 }
 
 impl Primary {
@@ -81,7 +85,15 @@ impl Primary {
             flushing: false,
             acknowledged: 0,
             echo: 0,
+            behind: 0,
+            carried: Box::default(),
         }
+    }
+
+    /// With a guest that was taken over, and what is on its way to it.
+    pub(super) fn again(guest: Guest, behind: Nanos, ring: Vec<Bytes>) -> Self {
+        let ring = ring.into_iter().map(|bytes| (0, bytes)).collect();
+        Self { behind, ring, ..Self::new(guest) }
     }
 
     pub(super) const fn works(&self) -> bool {
@@ -90,7 +102,7 @@ impl Primary {
 }
 
 impl World {
-    fn append(&mut self, kind: RecordKind, flags: Flags, packet: &[u8]) -> u64 {
+    pub(super) fn append(&mut self, kind: RecordKind, flags: Flags, packet: &[u8]) -> u64 {
         let primary = &mut self.primary;
         let mut buf = vec![0; HEADER + packet.len()];
         let mut log = LogWriter::new(&mut buf, primary.next_lsn);
@@ -108,7 +120,8 @@ impl World {
     }
 
     /// A packet for the guest has come.
-    pub(super) fn ingress(&mut self, bytes: Vec<u8>) {
+    pub(super) fn ingress(&mut self, mut bytes: Vec<u8>) {
+        self.carried_in(&mut bytes);
         if self.primary.alone {
             self.primary.ring.push((0, bytes.into()));
         } else {
@@ -128,14 +141,16 @@ impl World {
             return;
         }
         let (numbers, ring): (Vec<u64>, Vec<Bytes>) = std::mem::take(&mut primary.ring).into_iter().unzip();
-        let sent = primary.guest.step(super::guest::Step { clock: self.now, ring });
+        let behind = primary.behind;
+        let clock = self.now - behind;
+        let sent = primary.guest.step(super::guest::Step { clock, ring });
         let steps = primary.guest.steps.len();
         primary.taken.extend(numbers.into_iter().map(|lsn| (lsn, steps)));
         let any = !sent.is_empty();
         let inputs = primary.inputs;
         primary.vif.extend(sent.into_iter().map(|bytes| Output { bytes, inputs, note: 0 }));
-        if let Some(at) = primary.guest.wake_at(self.now) {
-            self.wake_guest(Copy::Primary, at);
+        if let Some(at) = primary.guest.wake_at(clock) {
+            self.wake_guest(Copy::Primary, at + behind);
         }
         if any {
             let at = self.now + self.rng.range(0, self.plan.vif);
@@ -146,15 +161,19 @@ impl World {
     /// The driver reads what the guest has sent.
     pub(super) fn read_vif(&mut self) {
         while let Some(mut output) = self.primary.vif.pop_front() {
+            let frame = &output.bytes[VNET_HEADER..];
+            let packet = Packet::parse(frame).expect("the guest sends IP");
+            if !self.carried_on(&packet) {
+                continue;
+            }
             if !self.primary.alone {
-                let frame = &output.bytes[VNET_HEADER..];
-                let packet = Packet::parse(frame).expect("the guest sends IP");
                 let key = packet.key(Direction::FromGuest);
                 let note = Note::of(frame, &packet, key, self.primary.offset);
                 output.note = self.append(RecordKind::Note, Flags::NONE, note.as_wire());
                 self.trace(|| format!("note {}: {}", output.note, super::describe(&output.bytes)));
                 self.moment(Moment::Noted);
             }
+            self.carried_out(&mut output.bytes);
             self.primary.held.push_back(output);
         }
         self.release();
@@ -216,7 +235,7 @@ impl World {
         let snapshot = Snapshot {
             epoch: primary.epoch,
             steps: primary.guest.steps.len(),
-            clock: self.now,
+            clock: self.now - primary.behind,
             acks: primary.guest.stack.nic.acks(),
         };
         self.trace(|| format!("suspended, epoch {}, {} steps", snapshot.epoch, snapshot.steps));

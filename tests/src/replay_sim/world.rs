@@ -46,6 +46,7 @@ pub(super) enum Event {
     Silence,
     Restore,
     ReplayTick,
+    ProtectAgain,
     Fault(Fault),
 }
 
@@ -91,6 +92,8 @@ pub(super) struct World {
     /// Faults yet to come.
     faults: usize,
     pub(super) buf: Vec<u8>,
+    /// Times that the copy was protected again.
+    pub(super) again: u32,
 }
 
 impl World {
@@ -123,6 +126,7 @@ impl World {
             faults: plan.faults.len(),
             plan,
             buf: Vec::new(),
+            again: 0,
         };
         for (at, fault) in world.plan.faults.clone() {
             world.at(at, Event::Fault(fault));
@@ -233,6 +237,7 @@ impl World {
             Event::Silence => self.silence(),
             Event::Restore => self.restore(),
             Event::ReplayTick => self.replay_tick(),
+            Event::ProtectAgain => self.protect_again(),
             Event::Fault(fault) => self.fault(fault),
         }
     }
@@ -240,6 +245,17 @@ impl World {
     pub(super) fn at(&mut self, at: Nanos, event: Event) {
         self.events += 1;
         self.queue.insert((at, self.events), event);
+    }
+
+    /// A fault to come.
+    pub(super) fn fault_at(&mut self, at: Nanos, fault: Fault) {
+        self.faults += 1;
+        self.at(at, Event::Fault(fault));
+    }
+
+    /// Nothing is left on the links, and no guest is due.
+    pub(super) fn new_hosts(&mut self) {
+        (self.pipes, self.guest_at) = (Default::default(), [None; 2]);
     }
 
     pub(super) fn trace(&self, text: impl FnOnce() -> String) {

@@ -166,6 +166,36 @@ pub(crate) fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
+/// One end of a TCP connection: its address, and the next number that it sends.
+pub(crate) type End = (&'static str, u32);
+
+/// A connection that nobody has opened, as this end of it knows it: for ends that count otherwise. In the calling thread's
+/// namespace.
+pub(crate) fn tcp_from(own: End, peer: End) -> std::net::TcpStream {
+    // tcp(7); the values are of `linux/tcp.h`.
+    const REPAIR: libc::c_int = 19;
+    const REPAIR_QUEUE: libc::c_int = 20;
+    const QUEUE_SEQ: libc::c_int = 21;
+    const RECEIVED: libc::c_int = 1;
+    const SENT: libc::c_int = 2;
+    let kind = rustix::net::SocketType::STREAM;
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, kind, None).unwrap();
+    let set = |option, value: libc::c_int| {
+        let (fd, at) = (socket.as_raw_fd(), &raw const value);
+        // SAFETY: the value is an `int` of four bytes that lives until the call returns.
+        check(unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, option, at.cast(), 4) }).unwrap();
+    };
+    set(REPAIR, 1);
+    for (queue, next) in [(SENT, own.1), (RECEIVED, peer.1)] {
+        set(REPAIR_QUEUE, queue);
+        set(QUEUE_SEQ, next.cast_signed());
+    }
+    rustix::net::bind(&socket, &address(own.0)).unwrap();
+    rustix::net::connect(&socket, &address(peer.0)).unwrap();
+    set(REPAIR, 0);
+    socket.into()
+}
+
 /// Ethertype and TCI of a VLAN tag.
 type Tag = (u16, u16);
 

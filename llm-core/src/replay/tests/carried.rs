@@ -136,6 +136,24 @@ fn what_was_given_up_says_nothing_more_and_is_forgotten() {
 }
 
 #[test]
+fn a_reset_from_outside_ends_no_translation_but_the_guests_does() {
+    let key = key(1001);
+    let handed =
+        Handed { key, translation: Translation { seq: 1, timestamp: 0 }, opened: None, closed: false };
+    let mut carried = Carried::<4>::new();
+    assert!(carried.insert(&handed, Instant::ZERO));
+    let says = Says { flags: flags::RST, ..Says::default() };
+    let mut reset = packet(&key, Direction::ToGuest, &says, b"")[VNET_HEADER..].to_vec();
+    let parsed = Packet::parse(&reset).unwrap();
+    carried.incoming(&mut reset, &parsed, true, Instant::ZERO);
+    let later = Instant::ZERO + Duration::from_secs(3600);
+    assert_eq!(carried.forget(later), None);
+    let reset = packet(&key, Direction::FromGuest, &says, b"");
+    assert_eq!(carried.sent(&Packet::parse(&reset[VNET_HEADER..]).unwrap(), Instant::ZERO), Fate::Passes);
+    assert_eq!(carried.forget(later), Some(key));
+}
+
+#[test]
 fn whoever_hands_over_tells_the_guest_what_was_given_up() {
     let world = busy();
     let mut guest = Guest { salt: "!".into(), ..world.restored() };
