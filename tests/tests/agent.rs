@@ -1,7 +1,8 @@
-//! The agent's pipe carries what has come at once, also while nothing more comes.
+//! The agent: its pipe carries what has come at once, also while nothing more comes; and it tells the time.
 
+use llm_tests::lab::wire;
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -39,4 +40,28 @@ fn a_pipe_passes_on_what_it_has() {
         assert!(agent.wait().expect("its end").success());
         reader.join().expect("no panic");
     }
+}
+
+/// The same connection is asked again and again, and the clock goes forward.
+#[test]
+fn the_time_is_told_as_often_as_asked() {
+    // Some port that is free now.
+    let address = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+    let mut agent =
+        Command::new(env!("CARGO_BIN_EXE_lab-agent")).arg(address.to_string()).spawn().expect("the agent");
+    let mut connection = (0..100)
+        .find_map(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            TcpStream::connect(address).ok()
+        })
+        .expect("the agent to listen");
+    let mut last = 0;
+    for _ in 0..3 {
+        wire::write_frame(&mut connection, wire::CLOCK, &[]).expect("ask");
+        let (kind, told) = wire::read_frame(&mut connection).expect("read").expect("an answer");
+        let told = u64::from_le_bytes(told.try_into().expect("eight bytes"));
+        assert!(kind == wire::CLOCK && told > last, "{told} after {last}");
+        last = told;
+    }
+    agent.kill().and_then(|()| agent.wait()).expect("its end");
 }

@@ -3,7 +3,6 @@
 //! Started by the host's init as `lab-agent ADDRESS:PORT`, on the management network only. The protocol is in
 //! `llm_tests::lab::wire`. As `lab-agent pipe ADDRESS:PORT` it carries stdin and stdout over a connection: what stock
 //! `xl` is given to reach the other host (busybox' `nc` moves a kilobyte at a time and would make it look slow).
-//! As `lab-agent clock` it prints `CLOCK_BOOTTIME` in nanoseconds, which no tool of the images tells so finely.
 
 use llm_tests::lab::wire;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -25,14 +24,9 @@ const LINGER: Duration = Duration::from_millis(300);
 type Shared = Arc<Mutex<TcpStream>>;
 
 fn main() -> io::Result<()> {
-    let usage =
-        || io::Error::other("Usage: lab-agent ADDRESS:PORT | lab-agent pipe ADDRESS:PORT | lab-agent clock");
+    let usage = || io::Error::other("Usage: lab-agent ADDRESS:PORT | lab-agent pipe ADDRESS:PORT");
     let mut arguments = std::env::args().skip(1);
     let mut address = arguments.next().ok_or_else(usage)?;
-    if address == "clock" {
-        println!("{}", llm_dom0::clock::now().as_nanos());
-        return Ok(());
-    }
     if address == "pipe" {
         address = arguments.next().ok_or_else(usage)?;
         return pipe(&TcpStream::connect(&address)?);
@@ -84,6 +78,7 @@ fn serve(connection: &TcpStream) -> io::Result<()> {
         wire::RUN => run(connection, &payload),
         wire::PUT => put(connection, &payload),
         wire::GET => get(connection, &payload),
+        wire::CLOCK => clock(connection),
         other => Err(io::Error::other(format!("Unknown request {other:#04x}"))),
     }
 }
@@ -124,6 +119,18 @@ fn get(connection: &TcpStream, payload: &[u8]) -> io::Result<()> {
             return wire::write_frame(&mut &*connection, wire::END, &[]);
         }
         wire::write_frame(&mut &*connection, wire::DATA, &buffer[..count])?;
+    }
+}
+
+/// Until the runner has asked often enough. Without a process of its own, which takes seconds on a busy host.
+fn clock(connection: &TcpStream) -> io::Result<()> {
+    loop {
+        let now = llm_dom0::clock::now().as_nanos();
+        wire::write_frame(&mut &*connection, wire::CLOCK, &now.to_le_bytes())?;
+        match wire::read_frame(&mut &*connection)? {
+            Some((wire::CLOCK, _)) => {}
+            _ => return Ok(()),
+        }
     }
 }
 

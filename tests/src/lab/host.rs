@@ -5,6 +5,7 @@ use super::net::{Link, Namespace};
 use super::paths::Paths;
 use super::state::{Process, State};
 use super::{qemu, wire};
+use crate::clients::now_ns;
 use rustix::net::sockopt;
 use rustix::process::Signal;
 use std::fs::{self, File};
@@ -197,6 +198,28 @@ impl Host {
             }
             thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Asks the host so often for the time: `CLOCK_BOOTTIME` there in nanoseconds, each between the clients' clock
+    /// before and after.
+    ///
+    /// # Errors
+    /// When the host is down or its agent does not answer.
+    pub fn clock(&self, times: usize) -> Result<Vec<(u64, u64, u64)>> {
+        let mut connection = self.connect()?;
+        let mut looks = Vec::new();
+        for _ in 0..times {
+            let asked = now_ns();
+            wire::write_frame(&mut connection, wire::CLOCK, &[]).map_err(|e| self.agent_error(e))?;
+            let (kind, told) = self.read(&mut connection)?;
+            match <[u8; 8]>::try_from(told.as_slice()) {
+                Ok(told) if kind == wire::CLOCK => {
+                    looks.push((asked, u64::from_le_bytes(told), now_ns()));
+                }
+                _ => return Err(self.agent_error(format_args!("unexpected answer {kind:#04x} for the time"))),
+            }
+        }
+        Ok(looks)
     }
 
     /// Copies a file of this machine into the host, with its mode.

@@ -2,7 +2,7 @@
 //!
 //! One connection carries one request. Frame: kind (1 byte), length (u32, little-endian), payload of at most
 //! [`MAX_PAYLOAD`] bytes. Requests are [`RUN`] (payload: one flag byte, then the shell command), [`PUT`] (payload: mode as
-//! u32 little-endian, then the path; [`DATA`] frames and [`END`] follow) and [`GET`] (payload: path).
+//! u32 little-endian, then the path; [`DATA`] frames and [`END`] follow), [`GET`] (payload: path) and [`CLOCK`] (no payload), which may be repeated.
 
 use std::io::{self, Read, Write};
 
@@ -17,6 +17,8 @@ pub const RUN: u8 = b'R';
 pub const PUT: u8 = b'P';
 /// Request: read a file.
 pub const GET: u8 = b'G';
+/// Request: tell the time; the answer has this kind too, with `CLOCK_BOOTTIME` in nanoseconds as u64.
+pub const CLOCK: u8 = b'C';
 /// A piece of a file.
 pub const DATA: u8 = b'D';
 /// End of a file.
