@@ -4,8 +4,11 @@ use std::thread;
 use super::wire::{Kind, Message, receive, request, strings};
 use super::*;
 
-/// A XenStore that gives these answers in turn, each to the request with that kind, transaction and payload.
-fn serve(turns: Vec<(Kind, &'static [u8], Vec<(Kind, &'static [u8])>)>) -> XenStore<UnixStream> {
+/// Kind and payload of an answer.
+type Answer = (Kind, &'static [u8]);
+
+/// A XenStore that gives these answers in turn, each to the request with that kind and payload.
+fn serve(turns: Vec<(Kind, &'static [u8], Vec<Answer>)>) -> XenStore<UnixStream> {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     thread::spawn(move || {
         for (kind, payload, answers) in turns {
