@@ -152,7 +152,9 @@ impl Talk {
 
     fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.threads.map(|thread| thread.join().unwrap());
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
     }
 }
 

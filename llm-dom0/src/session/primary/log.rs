@@ -407,7 +407,7 @@ mod tests {
         assert_eq!(carries(outbox.next(generation)), 1);
         let outbox = Arc::new(Outbox::new(1 << 20));
         log.begin(8, &outbox);
-        let generation = outbox.connect();
+        let generation = outbox.connect(None);
         assert!(outbox.resume(1));
         log.cut(0, 9);
         assert_eq!(carries(outbox.next(generation)), 1, "the new backup knows nothing yet");
