@@ -27,6 +27,12 @@ impl Pauses {
         sample.t_ns <= self.until_ns
     }
 
+    /// How far begins and ends may be off, in nanoseconds.
+    #[must_use]
+    pub const fn slack_ns(&self) -> u64 {
+        self.slack_ns
+    }
+
     /// Whether none is known; then nothing can be told apart.
     #[must_use]
     pub fn is_empty(&self) -> bool {

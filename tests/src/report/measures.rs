@@ -145,6 +145,10 @@ impl Run {
         if pauses.is_empty() {
             return;
         }
+        self.notes.push(format!(
+            "Which requests met a pause is known to {:.1} ms: so far the clocks may be apart.",
+            ms(pauses.slack_ns())
+        ));
         for kind in ClientKind::ALL {
             let Some(latency) = self.latency_by_client.as_mut().and_then(|all| all.get_mut(kind.name()))
             else {

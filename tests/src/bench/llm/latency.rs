@@ -47,6 +47,11 @@ pub(super) fn measure(lab: &Lab, host: usize, time: Duration, bench: &mut Bench,
             bench.add(&format!("latency: {name}, share that met a pause"), mode, "%", Ok(share));
         }
     }
+    if let Ok(seen) = &seen
+        && !seen.pauses.is_empty()
+    {
+        bench.add("pause: clocks apart at most", mode, "ms", Ok(seen.pauses.slack_ns() as f64 / 1e6));
+    }
     if let Ok(seen) = seen
         && let Some(pause) = Quantiles::of(seen.lengths_ns.clone())
     {
