@@ -40,7 +40,7 @@ fn run(
     word_ends: impl Fn(u64) -> bool,
     ends: impl Fn(u8) -> bool,
 ) -> usize {
-    while at < PAGE && at % 8 != 0 {
+    while at < PAGE && !at.is_multiple_of(8) {
         if ends(old[at] ^ new[at]) {
             return at;
         }
