@@ -14,6 +14,8 @@ use heapless::Deque;
 const RANGES: usize = 8;
 /// Inputs given to the guest that it has not acknowledged yet, at most.
 pub(super) const OUTSTANDING: usize = 16;
+/// No window is larger (RFC 7323, 2.3): what is so far behind is behind all that the guest waits for, and is answered.
+const WINDOW_MAX: u32 = 1 << 30;
 /// Openings of the same connection in one log.
 const OPENINGS: usize = 4;
 
@@ -224,9 +226,7 @@ impl Flow {
         if note.has(flags::RST) {
             return;
         }
-        if !note.has(flags::SYN) {
-            self.stands_at(note.ack(), Some(seq));
-        }
+        self.stands_at(note.ack(), if note.has(flags::SYN) { end } else { seq });
         if note.has(flags::SYN) && self.openings.back().is_none_or(|(_, isn)| *isn != seq) {
             if self.openings.is_full() {
                 self.openings.pop_front();
@@ -319,6 +319,8 @@ impl Flow {
         if segment.has(flags::ACK) {
             got_on |= self.guest_ack.is_none_or(|ack| after(segment.ack, ack));
             newer(&mut self.guest_ack, segment.ack);
+            // The checkpoint may hold more than was known: an acknowledgement at an older number would not be heeded.
+            newer(&mut self.peer_next, segment.ack);
         }
         if let Some(timestamp) = segment.timestamp {
             newer(&mut self.guest_timestamp, timestamp.value);
@@ -439,10 +441,24 @@ impl Flow {
     }
 
     /// It is older than the checkpoint, which does not tell where it stands: what comes first in the log must do.
-    pub(super) fn stands_at(&mut self, peer_next: Option<u32>, sent: Option<u32>) {
+    pub(super) fn stands_at(&mut self, peer_next: Option<u32>, sent: u32) {
         if self.state == State::Probing && self.peer_next.is_none() && peer_next.is_some() {
             self.peer_next = peer_next;
-            self.probe_ack = sent;
+            self.probe_ack = Some(sent);
+        }
+    }
+
+    /// As [`Self::stands_at`], by what its peer has sent, which may be ahead of what the guest has got.
+    pub(super) fn is_spoken_to(&mut self, segment: &Segment) {
+        if self.state != State::Probing {
+            return;
+        }
+        if self.peer_next.is_none() {
+            self.stands_at(Some(segment.seq.wrapping_sub(WINDOW_MAX)), segment.ack);
+            self.window = segment.window;
+        }
+        if self.peer_timestamp.is_none() {
+            self.peer_timestamp = segment.timestamp.map(|timestamp| timestamp.value);
         }
     }
 

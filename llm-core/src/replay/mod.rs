@@ -352,12 +352,8 @@ impl<const N: usize> Replay<N> {
         let Some(flow) = self.flow(&key, late) else { return };
         flow.link = link;
         flow.logged = true;
-        if late && flow.state == State::Probing && flow.peer_next.is_none() {
-            flow.stands_at(Some(segment.seq), Some(segment.ack));
-            flow.window = segment.window;
-        }
-        if late && flow.state == State::Probing && flow.peer_timestamp.is_none() {
-            flow.peer_timestamp = segment.timestamp.map(|timestamp| timestamp.value);
+        if late {
+            flow.is_spoken_to(segment);
         }
         if segment.has(flags::ACK) && !segment.has(flags::SYN) {
             seq::newer(&mut flow.peer_ack, segment.ack);

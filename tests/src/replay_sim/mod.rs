@@ -56,9 +56,10 @@ pub struct Options {
 }
 
 impl Options {
-    /// With a part of it off, a guest that is not deterministic would hide what follows.
+    /// With a part of it off, a guest that is not deterministic would hide what follows; and a copy of a copy is made from
+    /// its steps, which know no chance.
     const fn replay_faults_off(&self) -> bool {
-        !(self.faults.no_pacing || self.faults.no_translation || self.faults.no_shift)
+        !(self.again > 0 || self.faults.no_pacing || self.faults.no_translation || self.faults.no_shift)
     }
 }
 

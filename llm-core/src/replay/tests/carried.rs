@@ -70,6 +70,24 @@ fn a_connection_older_than_the_log_is_asked_where_it_stands() {
 }
 
 #[test]
+fn an_old_connection_is_asked_at_a_number_that_it_has_passed() {
+    let mut old = busy();
+    old.log.clear();
+    old.checkpoint();
+    // A request is lost on its way to the guest, and the one behind it comes first.
+    old.clients.get_mut(&1002).unwrap().0 += 4;
+    old.ask(1002, "out of order");
+    let mut replay = Replay::<16>::new(Config::default(), Instant::ZERO);
+    (1..=old.log.len() as u64).for_each(|lsn| replay.prepare(&old.record(lsn).unwrap()));
+    replay.start(Instant::ZERO);
+    let mut buf = [0; build::BUILT_MAX];
+    let Some(Action::ToGuest(len)) = replay.poll(&old, &mut buf, Instant::ZERO) else { panic!("no probe") };
+    let parsed = Packet::parse(&buf[VNET_HEADER..len]).unwrap();
+    let expects = old.saved.as_ref().unwrap().conns[&key(1002).to_string()].1.expects;
+    assert!(seq::after(expects, parsed.segment().unwrap().seq), "it is in the window, and not answered");
+}
+
+#[test]
 fn a_new_connection_between_the_same_ports_carries_nothing() {
     let mut world = take_over(&busy(), 0);
     let key = key(1003);
