@@ -53,8 +53,8 @@ impl<K> Mapped<K> {
     ///
     /// - `header` is valid for reads and writes of a page, `data` of `pages` pages, twice that many with
     ///   `twice`, as long as `keep` lives, wherever it is moved to. `pages` of them fit into an `isize`.
-    /// - This program uses the memory through this value alone, or other programs' eyes: another mapping
-    ///   of the same pages may exist in this program only for the ring's other end, by a value of this type.
+    /// - This program uses the memory through this value alone. Another mapping of the same pages may exist in it
+    ///   only for the ring's other end, and be used only by one more value of this type.
     #[must_use]
     pub const unsafe fn new(
         header: NonNull<Page>,
