@@ -1,7 +1,7 @@
 //! The Internet checksum (RFC 1071), and its update when a few bytes change (RFC 1624).
 
-use super::key::FlowKey;
-use super::packet::{be16, put};
+use super::key::{Direction, FlowKey};
+use super::packet::{Packet, be16, put};
 use core::net::IpAddr;
 
 /// Offset of the checksum in a TCP header.
@@ -44,6 +44,19 @@ pub fn transport(key: &FlowKey, bytes: &[u8]) -> u16 {
         };
     }
     !fold(total)
+}
+
+/// Computes the checksum of a TCP segment anew: its payload has changed.
+pub(crate) fn resum(frame: &mut [u8], packet: &Packet) {
+    let Some(segment) = packet.segment() else { return };
+    let place = packet.transport + TCP_CHECKSUM;
+    if put(frame, place, &[0; 2]).is_none() {
+        return;
+    }
+    let bytes = frame.get(packet.transport..segment.payload_range().end).unwrap_or_default();
+    // The sum is the same in both directions.
+    let sum = transport(&packet.key(Direction::FromGuest), bytes);
+    let _ = put(frame, place, &sum.to_be_bytes());
 }
 
 /// Replaces bytes of a TCP segment and keeps its checksum right, unless that is `partial` (the pseudo-header's,

@@ -20,6 +20,7 @@ mod translate;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use checksum::resum;
 pub use checksum::{ipv4_header as ipv4_header_checksum, transport as transport_checksum};
 pub use digest::RangeDigest;
 pub use key::{Direction, FlowKey, ICMP, ICMPV6, NO_VLAN, TCP, UDP};

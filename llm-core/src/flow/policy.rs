@@ -10,12 +10,14 @@ pub const RULES_MAX: usize = 32;
 /// First port that systems give to connections of their own (Linux: `ip_local_port_range`).
 const EPHEMERAL: u16 = 32_768;
 
-/// What the output of a flow waits for.
+/// What the output of a flow waits for, and what is logged of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Class {
-    /// For the log: its inputs are logged and replayed.
+    /// For the log: its inputs are logged and replayed, its output is noted by digests.
     Llm,
+    /// As [`Self::Llm`], and the bytes of its output are logged as well.
+    LlmBytes,
     /// For the commit of its epoch: its inputs are not logged, since its peer still has them.
     Remus,
 }

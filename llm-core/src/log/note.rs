@@ -4,7 +4,7 @@ use crate::flow::{FlowKey, Packet, RangeDigest, Translation, flags};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// What the domain sent, without the bytes: 76 bytes, little-endian.
+/// What the domain sent: 76 bytes, little-endian; the bytes themselves follow if the flow's policy asks for them.
 ///
 /// The packet leaves only when the backup has acknowledged its note. So the backup knows of everything
 /// that a client can have seen, and every input delivered before has a smaller number.
@@ -25,6 +25,8 @@ pub struct Note {
 
 /// Bit of [`Note`]: the segment has a timestamp option.
 const TIMESTAMP: u8 = 1;
+/// Bit of [`Note`]: the payload follows.
+const BYTES: u8 = 2;
 
 /// A payload that is not what its record's kind says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,13 +82,30 @@ impl Note {
         }
     }
 
+    /// The same, to be followed by the payload in its record.
+    #[must_use]
+    pub const fn followed_by_bytes(mut self) -> Self {
+        self.bits |= BYTES;
+        self
+    }
+
     /// Reads what a record of kind [`super::RecordKind::Note`] holds.
     ///
     /// # Errors
     /// See [`NoteError`].
     pub fn parse(bytes: &[u8]) -> Result<Self, NoteError> {
-        let note: Self = read(bytes)?;
-        if note.bits & !TIMESTAMP == 0 { Ok(note) } else { Err(NoteError::Bits(note.bits)) }
+        let note = Self::read_from_prefix(bytes).map_or_else(|_| read(bytes), |(note, _)| Ok(note))?;
+        if note.bits & !(TIMESTAMP | BYTES) != 0 {
+            return Err(NoteError::Bits(note.bits));
+        }
+        let wanted = Self::SIZE + if note.bits & BYTES == 0 { 0 } else { note.len.get() as usize };
+        if bytes.len() == wanted { Ok(note) } else { Err(NoteError::Length { found: bytes.len(), wanted }) }
+    }
+
+    /// The payload that follows in `record`, which this was parsed from; `None` if none does.
+    #[must_use]
+    pub fn bytes<'a>(&self, record: &'a [u8]) -> Option<&'a [u8]> {
+        if self.bits & BYTES == 0 { None } else { record.get(Self::SIZE..) }
     }
 
     /// The bytes for a record.
@@ -287,8 +306,14 @@ mod tests {
     fn what_is_none_is_refused() {
         assert_eq!(Note::parse(&[0; 75]), Err(NoteError::Length { found: 75, wanted: 76 }));
         let mut bytes = [0; 76];
+        bytes[75] = 4;
+        assert_eq!(Note::parse(&bytes), Err(NoteError::Bits(4)));
+        // Its length is 0, so nothing may follow.
         bytes[75] = 2;
-        assert_eq!(Note::parse(&bytes), Err(NoteError::Bits(2)));
+        assert_eq!(Note::parse(&bytes).map(|note| note.bytes(&bytes)), Ok(Some(&[][..])));
+        assert_eq!(Note::parse(&[0; 77]), Err(NoteError::Length { found: 77, wanted: 76 }));
+        bytes[68] = 2;
+        assert_eq!(Note::parse(&bytes), Err(NoteError::Length { found: 76, wanted: 78 }));
         assert_eq!(Cut::parse(&[0; 17]), Err(NoteError::Length { found: 17, wanted: 16 }));
         let cut = Cut::new(3, 1 << 40);
         assert_eq!(Cut::parse(cut.as_wire()), Ok(cut));

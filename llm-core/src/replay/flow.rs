@@ -106,6 +106,8 @@ pub(super) struct Flow {
     pub(super) shifted: bool,
     pub(super) fins: (bool, bool),
     pub(super) forget_at: Option<Instant>,
+    /// It came out otherwise, and its peer may yet need what was released.
+    pub(super) served: bool,
     /// How often the peer was told that it was given up.
     pub(super) told: u8,
     /// The guest was told so, too, for somebody else goes on with its connections.
@@ -151,6 +153,7 @@ impl Flow {
             shifted: false,
             fins: (false, false),
             forget_at: None,
+            served: false,
             told: 0,
             parted: false,
         }

@@ -52,7 +52,10 @@ impl<const N: usize> Replay<N> {
                 flow.translation.timestamp = flow.carry.timestamp;
             }
         }
-        self.flows.retain(|_, flow| !(flow.is_live() && flow.shifted && flow.translation.is_empty()));
+        for flow in self.flows.values_mut() {
+            flow.arrives(flow.peer_ack);
+        }
+        self.flows.retain(|_, flow| !(flow.is_live() && flow.needs_nothing()));
     }
 
     /// A reset for the peer of each connection that was given up.
@@ -120,6 +123,8 @@ impl<const N: usize> Replay<N> {
                     flow.peer_wants(segment);
                     return Verdict::Drop;
                 }
+                let as_logged = segment.ack.wrapping_sub(flow.carry.seq);
+                flow.arrives(segment.has(flags::ACK).then_some(as_logged));
                 flow.translation.incoming(frame, &parsed, is_checksum_partial(header));
                 ends(flow, segment, false, now);
             }
@@ -144,7 +149,7 @@ impl<const N: usize> Replay<N> {
         }
         flow.translation.outgoing(frame, packet, partial);
         ends(flow, segment, true, now);
-        if flow.shifted && flow.translation.is_empty() {
+        if flow.needs_nothing() {
             self.flows.swap_remove(&key);
         }
     }

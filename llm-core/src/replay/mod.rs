@@ -16,6 +16,7 @@ mod live;
 mod report;
 mod retain;
 mod seq;
+mod serve;
 mod walk;
 
 #[cfg(test)]
@@ -72,7 +73,8 @@ pub enum OnDivergence {
     /// Reset it: its client would go on with a contradiction.
     #[default]
     Reset,
-    /// Tell of it, and let the connection go on: what was released stays what the client has.
+    /// Tell of it, and let the connection go on. Where the log has the released bytes ([`Class::LlmBytes`](crate::flow::Class)),
+    /// the client is never sent others in their place.
     Serve,
     /// Let the connection go on, and only count.
     Ignore,
@@ -168,6 +170,8 @@ pub struct Replay<const N: usize> {
     /// Next record, and the one behind the last.
     next: u64,
     end: u64,
+    /// The first one.
+    first: u64,
     /// Since when the walk waits at `next`.
     blocked: Option<Instant>,
     started: Instant,
@@ -189,6 +193,7 @@ impl<const N: usize> Replay<N> {
             due: Deque::new(),
             next: 0,
             end: 0,
+            first: 0,
             blocked: None,
             started: now,
             phase_began: now,
@@ -209,7 +214,7 @@ impl<const N: usize> Replay<N> {
     /// A record that was kept. To be called for all, in order.
     pub fn prepare(&mut self, record: &Record<'_>) {
         if self.end == 0 {
-            self.next = record.lsn;
+            (self.next, self.first) = (record.lsn, record.lsn);
         }
         self.end = record.lsn.saturating_add(1);
         match record.entry.kind {
@@ -290,13 +295,20 @@ impl<const N: usize> Replay<N> {
     }
 
     /// The guest has sent a packet, virtio-net header in front. `answer` takes one for the guest.
-    pub fn from_guest(&mut self, packet: &mut [u8], answer: &mut [u8], now: Instant) -> Verdict {
+    pub fn from_guest(
+        &mut self,
+        log: &impl LogSource,
+        packet: &mut [u8],
+        answer: &mut [u8],
+        now: Instant,
+    ) -> Verdict {
         let Some((header, frame)) = packet.split_at_mut_checked(VNET_HEADER) else { return Verdict::Drop };
         let Some(parsed) = Packet::parse(frame) else { return Verdict::Drop };
         if self.phase == Phase::Live {
             if let Some(verdict) = self.refuse(&parsed, answer) {
                 return verdict;
             }
+            self.serve(log, frame, &parsed, is_checksum_partial(header));
             self.outgoing(frame, &parsed, is_checksum_partial(header), now);
             return Verdict::Forward;
         }
@@ -446,6 +458,7 @@ impl<const N: usize> Replay<N> {
             // Each connection is in there once at most, so that it has room.
             let _ = self.due.push_back(key);
         }
+        flow.served |= diverged && config.on_divergence == OnDivergence::Serve;
         if diverged && self.config.on_divergence == OnDivergence::Reset {
             self.give_up(&key, Cause::Diverged);
         }

@@ -156,6 +156,20 @@ pub(crate) struct FlowRule {
     pub(crate) peer_port: Option<u16>,
     /// `remus` or `llm`.
     pub(crate) wait: FlowWait,
+    /// With `wait = "llm"`: what is logged of its output.
+    #[serde(default)]
+    pub(crate) output: FlowOutput,
+}
+
+/// What is logged of a flow's output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum FlowOutput {
+    /// Its digests, to compare with.
+    #[default]
+    Digest,
+    /// Its bytes as well, to be served after a take-over.
+    Bytes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -9,7 +9,8 @@ use llm_core::flow::{Class, Policy, RULES_MAX, Rule, Side, TCP, UDP};
 use serde::Deserialize;
 
 use super::args::{
-    BackupSettings, FlowRule, FlowWait, Mode, OnBackupLoss, OnDivergence, ProtectSettings, Protocol,
+    BackupSettings, FlowOutput, FlowRule, FlowWait, Mode, OnBackupLoss, OnDivergence, ProtectSettings,
+    Protocol,
 };
 use crate::units::{Size, Span};
 
@@ -43,6 +44,10 @@ pub(crate) enum ConfigError {
     Missing { what: &'static str, option: &'static str, section: &'static str, key: &'static str },
     #[error("More than {RULES_MAX} rules under [[protect.flow]]")]
     Rules,
+    #[error(
+        "A rule under [[protect.flow]] has wait = \"remus\" and output = \"bytes\": only what waits for the log is logged"
+    )]
+    NotLogged,
     #[error("A rule under [[protect.flow]] names guest-port and peer-port: make two of it")]
     TwoPorts,
     #[error("{option} {given} is out of range: {allowed}")]
@@ -178,9 +183,11 @@ fn policy(rules: &[FlowRule]) -> Result<Policy, ConfigError> {
             Protocol::Tcp => TCP,
             Protocol::Udp => UDP,
         });
-        let class = match given.wait {
-            FlowWait::Remus => Class::Remus,
-            FlowWait::Llm => Class::Llm,
+        let class = match (given.wait, given.output) {
+            (FlowWait::Remus, FlowOutput::Digest) => Class::Remus,
+            (FlowWait::Remus, FlowOutput::Bytes) => return Err(ConfigError::NotLogged),
+            (FlowWait::Llm, FlowOutput::Digest) => Class::Llm,
+            (FlowWait::Llm, FlowOutput::Bytes) => Class::LlmBytes,
         };
         Ok(Rule { protocol, port, class })
     };
@@ -257,6 +264,15 @@ mod tests {
         let two = text.replace("wait", "peer-port = 1\nwait");
         let error = ProtectConfig::new(&ProtectSettings::default(), &file(&two).expect("valid")).unwrap_err();
         assert!(error.to_string().contains("make two of it"), "{error}");
+        let bytes = text.replace("'remus'", "'llm'\noutput = 'bytes'");
+        let config =
+            ProtectConfig::new(&ProtectSettings::default(), &file(&bytes).expect("valid")).expect("valid");
+        let rule = Rule { class: Class::LlmBytes, ..rule };
+        assert_eq!(config.policy, Policy::new(&[rule]).expect("few"));
+        let none = text.replace("'remus'", "'remus'\noutput = 'bytes'");
+        let error =
+            ProtectConfig::new(&ProtectSettings::default(), &file(&none).expect("valid")).unwrap_err();
+        assert!(error.to_string().contains("only what waits for the log"), "{error}");
     }
 
     #[test]

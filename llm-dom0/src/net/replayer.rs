@@ -259,7 +259,7 @@ impl<'a, const N: usize, L: LogSource> Replayer<'a, N, L> {
             let tagged = received.tag.is_some_and(|tag| vnet::insert_tag(slot, tag));
             let packet = slot.get_mut(if tagged { 0 } else { vnet::TAG }..).unwrap_or_default();
             vnet::trim_header_hint(packet);
-            match self.machine.from_guest(packet, &mut self.answer, now) {
+            match self.machine.from_guest(self.log, packet, &mut self.answer, now) {
                 Verdict::Drop => {}
                 Verdict::Forward => {
                     // As a bridge: what the other side has no room for is lost.

@@ -276,7 +276,7 @@ impl World {
             self.trace(|| format!("restored guest: {}", super::describe(&packet)));
             let Some(restored) = &mut self.backup.restored else { return };
             let mut answer = [0; BUILT_MAX];
-            match restored.replay.from_guest(&mut packet, &mut answer, now) {
+            match restored.replay.from_guest(&self.backup.store, &mut packet, &mut answer, now) {
                 Verdict::Drop => {}
                 Verdict::Answer(len) => {
                     restored.ring.push(answer[..len].into());

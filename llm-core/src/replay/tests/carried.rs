@@ -198,7 +198,7 @@ fn a_clock_that_has_not_been_heard_yet_is_shifted_by_where_it_was() {
         // Once it is heard, it is known: never more than before.
         let says = Says { flags: flags::ACK, timestamps: Some((guest.clock, 0)), ..Says::default() };
         let mut out = packet(&handed.key, Direction::FromGuest, &says, b"");
-        let _ = replay.from_guest(&mut out, &mut [0; 200], Instant::ZERO);
+        let _ = replay.from_guest(&Nothing, &mut out, &mut [0; 200], Instant::ZERO);
     }
 }
 

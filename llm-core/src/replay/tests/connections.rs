@@ -57,7 +57,7 @@ fn a_syn_from_outside_ends_no_translation_but_the_guests_answer_does() {
     let says = Says { seq: 99, ack: 78, flags: flags::SYN | flags::ACK, ..says };
     let mut answer = packet(&key(1003), Direction::FromGuest, &says, b"");
     let sent = answer.clone();
-    assert_eq!(replay.from_guest(&mut answer, &mut [0; 200], now), Verdict::Forward);
+    assert_eq!(replay.from_guest(&Nothing, &mut answer, &mut [0; 200], now), Verdict::Forward);
     assert_eq!(answer, sent);
     assert_eq!(replay.handed().count(), before - 1);
 }
@@ -153,7 +153,7 @@ fn an_answer_to_a_syn_is_translated_when_it_is_sent_again() {
     let mut again = packet(&key(1002), Direction::FromGuest, &says, b"");
     assert_ne!(says.seq, seen);
     let now = Instant::from_nanos(1 << 41);
-    assert_eq!(replay.from_guest(&mut again, &mut [0; 200], now), Verdict::Forward);
+    assert_eq!(replay.from_guest(&Nothing, &mut again, &mut [0; 200], now), Verdict::Forward);
     assert_eq!(Packet::parse(&again[VNET_HEADER..]).unwrap().segment().unwrap().seq, seen);
 }
 
@@ -265,7 +265,7 @@ fn who_goes_on_with_a_connection_that_was_given_up_is_told_again() {
     // And the guest's half of it ends as well.
     let mut late = packet(&key(1001), Direction::FromGuest, &says, b"late");
     let mut answer = [0; build::BUILT_MAX];
-    let Verdict::Answer(len) = replay.from_guest(&mut late, &mut answer, now) else {
+    let Verdict::Answer(len) = replay.from_guest(&Nothing, &mut late, &mut answer, now) else {
         panic!("it went out");
     };
     let parsed = Packet::parse(&answer[VNET_HEADER..len]).unwrap();

@@ -25,7 +25,7 @@ fn every_request_is_done_again_in_order_and_every_connection_goes_on() {
         assert_eq!(outs.len(), 3);
         let mut next = *ack;
         for mut out in outs {
-            assert_eq!(replay.from_guest(&mut out, &mut [0; 200], now), Verdict::Forward);
+            assert_eq!(replay.from_guest(&Nothing, &mut out, &mut [0; 200], now), Verdict::Forward);
             let parsed = Packet::parse(&out[VNET_HEADER..]).unwrap();
             let segment = parsed.segment().unwrap();
             assert_eq!(segment.seq, next);
@@ -65,7 +65,7 @@ fn without_the_shift_the_clock_goes_back() {
     guest.clock = 1001;
     let says = Says { timestamps: Some((guest.clock, 0)), flags: flags::ACK, ..Says::default() };
     let mut out = packet(&key(1001), Direction::FromGuest, &says, b"");
-    let _ = replay.from_guest(&mut out, &mut [0; 200], Instant::from_nanos(1 << 41));
+    let _ = replay.from_guest(&Nothing, &mut out, &mut [0; 200], Instant::from_nanos(1 << 41));
     let parsed = Packet::parse(&out[VNET_HEADER..]).unwrap();
     assert_eq!(parsed.segment().unwrap().timestamp.unwrap().value, 1001);
 }
@@ -108,8 +108,60 @@ fn a_changed_reply_is_told_and_handled_as_asked() {
     }
 }
 
+#[test]
+fn a_lost_reply_is_served_as_it_was_released() {
+    let mut original = busy_in(World { bytes: true, ..World::default() }, "?");
+    original.saved.as_mut().unwrap().salt = "!".into();
+    let mut restored = original.restored();
+    let config = Config { on_divergence: OnDivergence::Serve, ..Config::default() };
+    let (mut replay, _) = original.replay(config, &mut restored);
+    let now = Instant::from_nanos(1 << 41);
+    for (port, name) in [(1001, "done 1 a1"), (1003, "done 3 c1")] {
+        // The first reply of the connection, once more, with its checksum complete and in two segments.
+        let (_, conn) = &restored.conns[&key(port).to_string()];
+        let made: u32 = [("done 1 a1!", 1001), ("done 4 a2!", 1001), ("done 3 c1!", 1003)]
+            .iter()
+            .filter(|(_, of)| *of == port)
+            .map(|(reply, _)| reply.len() as u32)
+            .sum();
+        let begin = conn.next.wrapping_sub(made);
+        let mut served = Vec::new();
+        for (from, part) in [(0, &b"xxxx"[..]), (4, &b"yyyyyy"[..])] {
+            let says = Says { seq: begin.wrapping_add(from), flags: flags::ACK, ..Says::default() };
+            let mut bytes = packet(&key(port), Direction::FromGuest, &says, part);
+            bytes[0] = 0;
+            let frame = &mut bytes[VNET_HEADER..];
+            let (start, ip) = (14 + 20, 20 + part.len() as u16 + 20);
+            frame[16..18].copy_from_slice(&ip.to_be_bytes());
+            frame[start + 16..start + 18].fill(0);
+            let sum = crate::flow::transport_checksum(&key(port), &frame[start..]);
+            frame[start + 16..start + 18].copy_from_slice(&sum.to_be_bytes());
+            assert_eq!(replay.from_guest(&original, &mut bytes, &mut [0; 200], now), Verdict::Forward);
+            let frame = &mut bytes[VNET_HEADER..];
+            served.extend_from_slice(&frame[start + 20..]);
+            let given: [u8; 2] = frame[start + 16..start + 18].try_into().unwrap();
+            frame[start + 16..start + 18].fill(0);
+            let sum = crate::flow::transport_checksum(&key(port), &frame[start..]);
+            assert_eq!(given, sum.to_be_bytes(), "the checksum is right");
+        }
+        assert_eq!(String::from_utf8(served).unwrap(), format!("{name}?"), "as it was released");
+        // Once its client has all of it, nothing is touched any more.
+        let (_, released, _) = original.clients[&port];
+        let says = Says { seq: 1, ack: released, flags: flags::ACK, ..Says::default() };
+        let mut ack = packet(&key(port), Direction::ToGuest, &says, b"");
+        assert_eq!(replay.from_peer(&mut ack, now), Verdict::Forward);
+        let says = Says { seq: begin, flags: flags::ACK, ..Says::default() };
+        let mut late = packet(&key(port), Direction::FromGuest, &says, b"late");
+        assert_eq!(replay.from_guest(&original, &mut late, &mut [0; 200], now), Verdict::Forward);
+        assert!(late.ends_with(b"late"));
+    }
+}
+
 fn busy_with_salt(salt: &str) -> World {
-    let mut world = World::default();
+    busy_in(World::default(), salt)
+}
+
+fn busy_in(mut world: World, salt: &str) -> World {
     world.guest.clock = 1000;
     world.connect(1001);
     world.connect(1002);
@@ -192,7 +244,7 @@ fn questions_for_neighbours_are_answered_while_nobody_else_can() {
         8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 2, 2, 2, 2, 2, 10, 0, 0, 50, 0, 0, 0, 0, 0, 0, 10, 0, 0, 9,
     ]);
     let mut answer = [0; build::BUILT_MAX];
-    let Verdict::Answer(len) = replay.from_guest(&mut question, &mut answer, Instant::ZERO) else {
+    let Verdict::Answer(len) = replay.from_guest(&Nothing, &mut question, &mut answer, Instant::ZERO) else {
         panic!("no answer");
     };
     assert_eq!(answer[VNET_HEADER + 22..len][..6], LINK.peer);
@@ -223,7 +275,7 @@ fn one_busy_connection_takes_no_other_ones_place() {
             ..Says::default()
         };
         let mut out = packet(&key(port), Direction::FromGuest, &says, b"x");
-        assert_eq!(replay.from_guest(&mut out, &mut [0; 200], now), Verdict::Drop);
+        assert_eq!(replay.from_guest(&Nothing, &mut out, &mut [0; 200], now), Verdict::Drop);
     }
     let told: Vec<FlowKey> = core::iter::from_fn(|| match replay.poll(&world, &mut buf, now)? {
         Action::ToGuest(len) => Some(Packet::parse(&buf[VNET_HEADER..len]).unwrap().key(Direction::ToGuest)),

@@ -145,6 +145,17 @@ struct World {
     carried: Carried<16>,
     /// Of the clients' clocks.
     ahead: u32,
+    /// Replies are logged with their bytes.
+    bytes: bool,
+}
+
+/// For what needs no log.
+struct Nothing;
+
+impl LogSource for Nothing {
+    fn record(&self, _: u64) -> Option<Record<'_>> {
+        None
+    }
 }
 
 /// A log from which records were dropped.
@@ -183,7 +194,12 @@ impl World {
                 Fate::Opens(key) => self.carry(key, Translation::default()),
             }
             let note = Note::of(frame, &parsed, key, self.mark);
-            self.log.push((RecordKind::Note, note.as_wire().to_vec()));
+            let mut record = note.as_wire().to_vec();
+            if self.bytes {
+                record = note.followed_by_bytes().as_wire().to_vec();
+                record.extend_from_slice(&frame[parsed.segment().unwrap().payload_range()]);
+            }
+            self.log.push((RecordKind::Note, record));
             self.carried.outgoing(frame, &parsed, true);
             let parsed = Packet::parse(frame).unwrap();
             let segment = parsed.segment().unwrap();
@@ -272,7 +288,7 @@ impl World {
             }
             for mut out in core::mem::take(&mut guest.out) {
                 let mut answer = [0; build::BUILT_MAX];
-                assert_eq!(replay.from_guest(&mut out, &mut answer, now), Verdict::Drop);
+                assert_eq!(replay.from_guest(&log, &mut out, &mut answer, now), Verdict::Drop);
             }
         }
         panic!("the replay does not end");

@@ -125,7 +125,12 @@ impl InputLog {
 
     /// The keeper for the interface of that number.
     pub(crate) fn recorder(self: &Arc<Self>, vif: u16, policy: Policy) -> Box<dyn Recorder> {
-        Box::new(VifRecorder { log: Arc::clone(self), vif, tracker: Box::new(Tracker::new(policy)) })
+        Box::new(VifRecorder {
+            log: Arc::clone(self),
+            vif,
+            tracker: Box::new(Tracker::new(policy)),
+            note: Vec::new(),
+        })
     }
 
     /// The backup has all frames of that session before `next_seq`. Of an earlier session it is late, and of no use.
@@ -241,6 +246,8 @@ struct VifRecorder {
     log: Arc<InputLog>,
     vif: u16,
     tracker: Box<Tracker<FLOWS>>,
+    /// A note and its bytes.
+    note: Vec<u8>,
 }
 
 impl VifRecorder {
@@ -265,13 +272,13 @@ impl Recorder for VifRecorder {
     }
 
     fn input(&mut self, packet: &[u8]) {
-        if self.class(packet, Direction::ToGuest) == Class::Llm {
+        if self.class(packet, Direction::ToGuest) != Class::Remus {
             let _ = self.append(RecordKind::Input, Flags::VNET_HEADER, packet);
         }
     }
 
     fn waits_for_log(&mut self, packet: &[u8]) -> bool {
-        self.class(packet, Direction::FromGuest) == Class::Llm
+        self.class(packet, Direction::FromGuest) != Class::Remus
     }
 
     fn output(&mut self, packet: &[u8], mark: u64) -> u64 {
@@ -279,7 +286,18 @@ impl Recorder for VifRecorder {
         // What cannot be read has no note, and waits for a checkpoint.
         let Some(parsed) = Packet::parse(frame) else { return u64::MAX };
         let note = Note::of(frame, &parsed, parsed.key(Direction::FromGuest), mark);
-        self.append(RecordKind::Note, Flags::NONE, note.as_wire()).unwrap_or(u64::MAX)
+        let lsn = match self.tracker.classify(&parsed, Direction::FromGuest) {
+            Class::LlmBytes => {
+                let content = parsed.segment().map_or_else(|| parsed.content(), |s| s.payload_range());
+                let note = note.followed_by_bytes();
+                self.note.clear();
+                self.note.extend_from_slice(note.as_wire());
+                self.note.extend_from_slice(frame.get(content).unwrap_or_default());
+                self.append(RecordKind::Note, Flags::NONE, &self.note)
+            }
+            Class::Llm | Class::Remus => self.append(RecordKind::Note, Flags::NONE, note.as_wire()),
+        };
+        lsn.unwrap_or(u64::MAX)
     }
 
     fn carry(&mut self, carry: &Carry) {
@@ -338,6 +356,33 @@ mod tests {
         log.acknowledged(7, 4);
         assert_eq!(log.status().unacknowledged_bytes, 0);
         assert_eq!(outbox.fill().frames, 0);
+    }
+
+    #[test]
+    fn where_the_policy_asks_for_it_the_bytes_follow_their_note() {
+        use llm_core::flow::Rule;
+        use llm_core::flow::build::{self, BUILT_MAX, Link, Says};
+        let (log, outbox, generation) = log();
+        log.cut(1, 0);
+        assert_eq!(lsns(outbox.next(generation)), [1]);
+        let rule = Rule { protocol: None, port: None, class: Class::LlmBytes };
+        let mut recorder = log.recorder(0, Policy::new(&[rule]).expect("few"));
+        let key = FlowKey::new(6, TCP, NO_VLAN, ([1; 16], 80), ([2; 16], 4000));
+        let mut packet = vec![0; BUILT_MAX];
+        let says = Says { flags: llm_core::flow::flags::ACK, ..Says::default() };
+        let len =
+            build::segment(&mut packet, &Link::default(), &key, Direction::FromGuest, &says).expect("room");
+        packet.truncate(len);
+        packet.extend_from_slice(b"reply");
+        // Behind the Ethernet header: the length of what follows the IPv6 header.
+        packet[VNET_HEADER + 18..VNET_HEADER + 20].copy_from_slice(&25_u16.to_be_bytes());
+        assert!(recorder.waits_for_log(&packet));
+        assert_eq!(recorder.output(&packet, 7), 2);
+        recorder.flush();
+        let Some(Outgoing::Data(frame)) = outbox.next(generation) else { panic!("a frame is due") };
+        let record = records(&frame.payload, None).next().expect("one").expect("sound");
+        let note = Note::parse(record.entry.packet).expect("a note");
+        assert_eq!(note.bytes(record.entry.packet), Some(&b"reply"[..]));
     }
 
     #[test]
