@@ -16,7 +16,7 @@ pub struct Handed {
     /// What the peer sees is what the guest counts, plus this.
     pub translation: Translation,
     /// Behind the SYN of the guest's that the peer has seen, as the guest counts: with that number it is sent again, with
-    /// another one it opens a new connection.
+    /// another one it opens a new connection. Not known of a connection that was silent since an earlier take-over.
     pub opened: Option<u32>,
     /// It was given up: its peer was told, and hears nothing more of it.
     pub closed: bool,
@@ -38,6 +38,8 @@ pub enum Fate {
 struct Entry {
     translation: Translation,
     opened: Option<u32>,
+    /// A SYN of the peer's has come.
+    called: bool,
     closed: bool,
     fins: (bool, bool),
     forget_at: Option<Instant>,
@@ -68,6 +70,7 @@ impl<const N: usize> Carried<N> {
         let entry = Entry {
             translation: handed.translation,
             opened: handed.opened,
+            called: false,
             closed: handed.closed,
             fins: (false, false),
             forget_at: handed.closed.then(|| now + LINGER),
@@ -91,9 +94,14 @@ impl<const N: usize> Carried<N> {
         let Some(segment) = packet.segment() else { return Fate::Passes };
         let key = packet.key(Direction::FromGuest);
         let Some(entry) = self.flows.get_mut(&key) else { return Fate::Passes };
-        if segment.has(flags::SYN) && (entry.closed || entry.opened != Some(segment.seq_end())) {
-            self.flows.swap_remove(&key);
-            return Fate::Opens(key);
+        if segment.has(flags::SYN) {
+            // Nobody has called since: the answer is an old one.
+            let old = entry.opened.is_none() && segment.has(flags::ACK) && !entry.called;
+            if entry.closed || !old && entry.opened != Some(segment.seq_end()) {
+                self.flows.swap_remove(&key);
+                return Fate::Opens(key);
+            }
+            entry.opened = Some(segment.seq_end());
         }
         if entry.closed {
             // A reset answers the peer by the peer's own number.
@@ -117,6 +125,7 @@ impl<const N: usize> Carried<N> {
         let entry = self.flows.get_mut(&packet.key(Direction::ToGuest)).filter(|entry| !entry.closed);
         let (Some(segment), Some(entry)) = (packet.segment(), entry) else { return };
         entry.translation.incoming(frame, packet, partial);
+        entry.called |= segment.has(flags::SYN);
         entry.fins.1 |= segment.has(flags::FIN);
         // A reset alone ends nothing: anybody could send it. If the guest heeds it, it says no more between these ports until
         // it opens another connection.

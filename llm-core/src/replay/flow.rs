@@ -110,6 +110,8 @@ pub(super) struct Flow {
     pub(super) served: bool,
     /// How often the peer was told that it was given up.
     pub(super) told: u8,
+    /// A SYN of the peer's has come since it is live.
+    pub(super) called: bool,
     /// The guest was told so, too, for somebody else goes on with its connections.
     pub(super) parted: bool,
 }
@@ -155,6 +157,7 @@ impl Flow {
             forget_at: None,
             served: false,
             told: 0,
+            called: false,
             parted: false,
         }
     }
@@ -413,8 +416,12 @@ impl Flow {
     }
 
     /// Whether this SYN of the guest's, once it is live, is the one that the peer has seen, sent again.
-    pub(super) fn is_opened_by(&self, segment: &Segment) -> bool {
+    pub(super) fn is_opened_by(&mut self, segment: &Segment) -> bool {
         let seen = segment.seq_end().wrapping_add(self.translation.seq).wrapping_sub(self.carry.seq);
+        if self.released.is_none() && segment.has(flags::ACK) && !self.called {
+            // Nobody has called since it was released, before an earlier take-over.
+            self.released = Some(seen);
+        }
         self.released == Some(seen)
     }
 

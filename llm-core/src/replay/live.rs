@@ -125,6 +125,7 @@ impl<const N: usize> Replay<N> {
                 }
                 let as_logged = segment.ack.wrapping_sub(flow.carry.seq);
                 flow.arrives(segment.has(flags::ACK).then_some(as_logged));
+                flow.called |= segment.has(flags::SYN);
                 flow.translation.incoming(frame, &parsed, is_checksum_partial(header));
                 ends(flow, segment, false, now);
             }
@@ -135,8 +136,10 @@ impl<const N: usize> Replay<N> {
     /// Makes a packet of the guest's fit for its peer.
     pub(super) fn outgoing(&mut self, frame: &mut [u8], packet: &Packet, partial: bool, now: Instant) {
         let key: FlowKey = packet.key(Direction::FromGuest);
-        let opens = |segment: &Segment, flow: &Flow| segment.has(flags::SYN) && !flow.is_opened_by(segment);
-        if self.flows.get(&key).zip(packet.segment()).is_some_and(|(flow, segment)| opens(segment, flow)) {
+        let opens =
+            |segment: &Segment, flow: &mut Flow| segment.has(flags::SYN) && !flow.is_opened_by(segment);
+        if self.flows.get_mut(&key).zip(packet.segment()).is_some_and(|(flow, segment)| opens(segment, flow))
+        {
             // The guest opens a new connection between the same ports: nobody has seen another number of it.
             self.flows.swap_remove(&key);
         }
