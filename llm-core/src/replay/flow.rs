@@ -31,6 +31,7 @@ struct Range {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Given {
     pub(super) lsn: u64,
+    pub(super) seq: u32,
     pub(super) end: u32,
     pub(super) at: Instant,
 }
@@ -68,7 +69,7 @@ pub(super) struct Flow {
     pub(super) released: Option<u32>,
     pub(super) released_timestamp: Option<u32>,
     pub(super) released_ack: Option<u32>,
-    /// What the peer has acknowledged, in the whole log.
+    /// What the peer has acknowledged, in the whole log, of the last connection between these ports.
     pub(super) peer_ack: Option<u32>,
     /// What it has acknowledged up to where the walk is, and what of it the guest was told.
     pub(super) walked_ack: Option<u32>,
@@ -170,6 +171,7 @@ impl Flow {
             released_ack: base.guest_ack,
             guest_timestamp: base.guest_timestamp,
             peer_ack: base.peer_ack,
+            walked_ack: base.peer_ack,
             probe_ack: base.sent.map(|sent| base.peer_ack.map_or(sent, |ack| earlier(ack, sent))),
             fin: base.guest_fin,
             window: base.window,
@@ -205,6 +207,11 @@ impl Flow {
         }
         self.window_from = Some((segment.seq, segment.ack));
         core::mem::replace(&mut self.window, segment.window) != segment.window
+    }
+
+    /// Whether a client has seen the guest open it, and the replay has not.
+    pub(super) fn is_missed(&self) -> bool {
+        self.state == State::Coming && !self.openings.is_empty() && self.released_ack.is_some()
     }
 
     /// Whether it was given up.
@@ -398,16 +405,34 @@ impl Flow {
 
     /// Whether the guest has ended it and its peer knows, or the peer has reset it.
     pub(super) fn has_ended(&self) -> bool {
-        self.peer_left
-            || [self.peer_ack, self.walked_ack]
-                .iter()
-                .flatten()
-                .any(|ack| self.fin.is_some_and(|fin| at_least(*ack, fin)))
+        self.peer_left || self.acked().zip(self.fin).is_some_and(|(ack, fin)| at_least(ack, fin))
+    }
+
+    /// What the peer is known to have acknowledged. Of a connection that another one follows in the log, between the same
+    /// ports, that is only what the walk has passed.
+    pub(super) fn acked(&self) -> Option<u32> {
+        let follows = usize::from(self.syn != 0);
+        let last = self.openings.iter().filter(|(noted, _)| *noted > self.syn).count() <= follows;
+        match (self.peer_ack.filter(|_| last), self.walked_ack) {
+            (Some(all), Some(walked)) => Some(later(all, walked)),
+            (all, walked) => all.or(walked),
+        }
+    }
+
+    /// The number that the guest waits for, once it has taken in what it was given.
+    pub(super) fn expected(&self) -> Option<u32> {
+        let Some(mut next) = self.guest_ack else { return self.peer_next };
+        while let Some(given) =
+            self.given.iter().find(|given| at_least(next, given.seq) && after(given.end, next))
+        {
+            next = given.end;
+        }
+        Some(next)
     }
 
     /// What the guest can be told to be acknowledged.
     pub(super) fn ack_for_guest(&self) -> Option<u32> {
-        Some(earlier(self.sent?, self.peer_ack?))
+        Some(earlier(self.sent?, self.acked()?))
     }
 
     /// As [`Self::ack_for_guest`], as the guest counts.

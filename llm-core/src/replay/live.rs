@@ -2,7 +2,7 @@
 
 use super::carried::Handed;
 use super::flow::{Flow, State};
-use super::{Action, Cause, Phase, Replay, Verdict};
+use super::{Action, Cause, Event, Phase, Replay, Verdict};
 use crate::flow::build::{self, Says};
 use crate::flow::{
     Direction, FlowKey, Packet, Segment, Translation, VNET_HEADER, flags, is_checksum_partial,
@@ -39,13 +39,25 @@ impl<const N: usize> Replay<N> {
 
     pub(super) fn go_live(&mut self, now: Instant) {
         self.report.catching_up = self.enter(Phase::Live, now);
+        // The walk ended, for want of time, before it came to them: their clients must be told.
+        while let Some((&key, flow)) = self.flows.iter_mut().find(|(_, flow)| flow.is_missed()) {
+            flow.state = State::Reset(Cause::NotRegenerated);
+            self.report.reset(Cause::NotRegenerated);
+            self.event(Event::Reset { key, cause: Cause::NotRegenerated });
+        }
         self.flows.retain(|_, flow| match flow.state {
             State::Reset(_) | State::Told(_) => true,
-            State::Coming | State::Over => false,
+            State::Coming => false,
+            // The guest may still speak before it comes to its peer's reset.
+            State::Over => flow.peer_left,
             State::Probing | State::Open => true,
         });
-        for flow in self.flows.values_mut().filter(|flow| flow.is_live()) {
-            self.report.carried += 1;
+        for flow in self.flows.values_mut().filter(|flow| !flow.is_given_up()) {
+            if flow.state == State::Over {
+                flow.forget_at = Some(now + LINGER);
+            } else {
+                self.report.carried += 1;
+            }
             flow.translation = flow.translation.then(Translation { timestamp: 0, ..flow.carry });
             flow.shifted = flow.released_timestamp.is_none() || self.config.faults.no_shift;
             if flow.shifted {
@@ -55,7 +67,7 @@ impl<const N: usize> Replay<N> {
         for flow in self.flows.values_mut() {
             flow.arrives(flow.peer_ack);
         }
-        self.flows.retain(|_, flow| !(flow.is_live() && flow.needs_nothing()));
+        self.flows.retain(|_, flow| flow.is_given_up() || !flow.needs_nothing());
     }
 
     /// A reset for the peer of each connection that was given up.

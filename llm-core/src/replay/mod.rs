@@ -418,11 +418,11 @@ impl<const N: usize> Replay<N> {
         if !flow.is_walked() {
             return;
         }
+        if flow.opened.is_some_and(|syn| flow.sent.is_none() && segment.ack != syn) {
+            // Not the answer to the SYN: of the connection before this one.
+            return;
+        }
         if segment.has(flags::RST) {
-            if flow.opened.is_some_and(|syn| flow.sent.is_none() && segment.ack != syn) {
-                // Not the answer to the SYN: of the connection before this one.
-                return;
-            }
             if flow.logged && flow.state != State::Probing && !flow.has_ended() {
                 self.give_up(&key, Cause::Refused);
             } else {
@@ -431,8 +431,9 @@ impl<const N: usize> Replay<N> {
             }
             return;
         }
-        if segment.has(flags::SYN) && !self.config.faults.no_translation {
-            // Nobody has seen the first one if none was released: then the new one counts.
+        if segment.has(flags::SYN) && flow.syn != 0 && !self.config.faults.no_translation {
+            // One that the checkpoint holds keeps its number. Nobody has seen the first one if none was released: then the
+            // new one counts.
             let seen = flow.opening(flow.syn);
             flow.translation.seq = seen.map_or(0, |seen| seen.wrapping_sub(segment.seq));
         }
@@ -453,7 +454,7 @@ impl<const N: usize> Replay<N> {
                 }
             }
         });
-        if got_on && flow.peer_ack.is_some() && !flow.ack_due {
+        if got_on && flow.acked().is_some() && !flow.ack_due {
             flow.ack_due = true;
             // Each connection is in there once at most, so that it has room.
             let _ = self.due.push_back(key);

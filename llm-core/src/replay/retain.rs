@@ -216,6 +216,10 @@ impl<const N: usize> Retention<N> {
         }
         // At another number it is a late one, and ends nothing.
         base.over |= segment.has(flags::RST) && base.guest_ack == Some(segment.seq);
+        if segment.has(flags::RST) {
+            // It has no window, and whatever else it says nobody heeds.
+            return;
+        }
         base.window = segment.window;
         if segment.has(flags::ACK) {
             newer(&mut base.peer_ack, segment.ack);

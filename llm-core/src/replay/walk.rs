@@ -133,13 +133,16 @@ impl<const N: usize> Replay<N> {
         } else if !flow.is_walked() {
             return Step::Done;
         }
-        if flow.tell_window(segment) && flow.ack_for_guest().is_some() && !flow.ack_due {
+        let known = flow.acked();
+        if segment.has(flags::ACK) && !segment.has(flags::RST) {
+            newer(&mut flow.walked_ack, segment.ack);
+        }
+        // A reset has no window.
+        let tells = !segment.has(flags::RST) && flow.tell_window(segment) || flow.acked() != known;
+        if tells && flow.ack_for_guest().is_some() && !flow.ack_due {
             // It may be what the guest waits for.
             flow.ack_due = true;
             let _ = self.due.push_back(key);
-        }
-        if segment.has(flags::ACK) {
-            newer(&mut flow.walked_ack, segment.ack);
         }
         if flow.guest_ack.is_some_and(|ack| at_least(ack, segment.seq_end())) && !segment.has(flags::RST) {
             return Step::Done;
@@ -168,13 +171,14 @@ impl<const N: usize> Replay<N> {
         }
         if segment.has(flags::RST) {
             flow.peer_left = true;
-            // A late one, of the connection before this one, ends nothing.
-            if [flow.guest_ack, flow.peer_next].contains(&Some(segment.seq)) {
+            // At another number it ends nothing (RFC 5961, 3): it is late, or something before it was lost.
+            if flow.expected() == Some(segment.seq) {
                 flow.state = State::Over;
             }
         } else {
             newer(&mut flow.peer_next, segment.seq_end());
-            let _ = flow.given.push_back(Given { lsn: record.lsn, end: segment.seq_end(), at: now });
+            let (lsn, seq, end) = (record.lsn, segment.seq, segment.seq_end());
+            let _ = flow.given.push_back(Given { lsn, seq, end, at: now });
         }
         let pacing = !self.config.faults.no_pacing;
         give(flow, record, packet, segment, pacing, buf).map_or(Step::Done, Step::Give)
@@ -261,7 +265,7 @@ fn give(
 ) -> Option<usize> {
     let len = copy(record, buf)?;
     let (header, frame) = buf.get_mut(..len)?.split_at_mut_checked(VNET_HEADER)?;
-    let acked = flow.peer_ack.map_or(segment.ack, |newest| later(segment.ack, newest));
+    let acked = flow.acked().map_or(segment.ack, |newest| later(segment.ack, newest));
     let ack = match flow.sent {
         Some(sent) if pacing => earlier(acked, sent),
         _ => segment.ack,

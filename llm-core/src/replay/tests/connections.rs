@@ -192,6 +192,167 @@ fn a_late_reset_of_an_older_connection_ends_no_newer_one() {
     assert_eq!(events, []);
     assert_eq!(guest.done, ["a1", "a2"]);
     assert_eq!(replay.report().carried, 2);
+    assert!(!guest.windows.contains(&0), "a reset has no window: {:?}", guest.windows);
+}
+
+#[test]
+fn a_reset_that_was_overtaken_by_a_request_ends_nothing() {
+    let mut world = World::default();
+    world.guest.clock = 1000;
+    world.connect(1001);
+    world.checkpoint();
+    world.connect(1002);
+    let says = Says { seq: world.clients[&1002].0, flags: flags::RST, ..Says::default() };
+    world.ask(1002, "a1");
+    world.overtakes(packet(&key(1002), Direction::ToGuest, &says, b""));
+    world.ask(1002, "a2");
+    let mut guest = world.restored();
+    let (replay, events) = world.replay(Config::default(), &mut guest);
+    assert_eq!(events, []);
+    assert_eq!(guest.done, ["a1", "a2"]);
+    assert_eq!(replay.report().carried, 2);
+}
+
+#[test]
+fn what_a_guest_waits_for_is_behind_what_it_was_given() {
+    let mut flow = Flow::new(State::Open, LINK, Instant::ZERO);
+    flow.peer_next = Some(40);
+    assert_eq!(flow.expected(), Some(40));
+    flow.guest_ack = Some(10);
+    for (lsn, seq, end) in [(1, 20, 25), (2, 5, 20), (3, 30, 40)] {
+        let _ = flow.given.push_back(flow::Given { lsn, seq, end, at: Instant::ZERO });
+    }
+    assert_eq!(flow.expected(), Some(25));
+}
+
+#[test]
+fn a_connection_that_its_client_has_reset_is_translated_while_the_guest_does_not_know() {
+    let mut world = World::default();
+    world.guest.clock = 1000;
+    world.connect(1001);
+    world.checkpoint();
+    world.connect(1002);
+    world.ask(1002, "a1");
+    let (seq, ack, _) = world.clients[&1002];
+    let says = Says { seq, flags: flags::RST, ..Says::default() };
+    world.log.push((RecordKind::Input, packet(&key(1002), Direction::ToGuest, &says, b"")));
+    let mut guest = world.restored();
+    let (mut replay, events) = world.replay(Config::default(), &mut guest);
+    assert_eq!(events, []);
+    assert_eq!(replay.report().carried, 1);
+    let now = Instant::from_nanos(1 << 41);
+    let counted = ack.wrapping_sub(replay.flows[&key(1002)].translation.seq);
+    assert_ne!(counted, ack);
+    let timestamps = Some((guest.clock, 0));
+    let says = Says { seq: counted, ack: seq, flags: flags::ACK, window: 1, timestamps };
+    let mut late = packet(&key(1002), Direction::FromGuest, &says, b"");
+    assert_eq!(replay.from_guest(&Nothing, &mut late, &mut [0; 200], now), Verdict::Forward);
+    let parsed = Packet::parse(&late[VNET_HEADER..]).unwrap();
+    let segment = parsed.segment().unwrap();
+    assert_eq!(segment.seq, ack);
+    assert!(seq::after(segment.timestamp.unwrap().value, world.clients[&1002].2));
+}
+
+#[test]
+fn an_acknowledgement_is_of_one_connection_between_the_same_ports() {
+    let note = |seq, flags| {
+        let says = Says { seq, flags, timestamps: Some((1, 1)), ..Says::default() };
+        let bytes = packet(&key(1), Direction::FromGuest, &says, b"");
+        let frame = &bytes[VNET_HEADER..];
+        Note::of(frame, &Packet::parse(frame).unwrap(), key(1), 1)
+    };
+    let mut base = Base::default();
+    (base.sent, base.peer_ack) = (Some(100), Some(90));
+    let mut flow = Flow::from_base(&base, Instant::ZERO);
+    assert_eq!(flow.acked(), Some(90));
+    // Another connection follows, and its client goes on.
+    flow.note(7, &note(5000, flags::SYN | flags::ACK));
+    assert_eq!(flow.acked(), Some(90));
+    flow.peer_ack = Some(5001);
+    flow.walked_ack = Some(95);
+    assert_eq!(flow.acked(), Some(95));
+    flow.open(5, 1);
+    assert_eq!(flow.acked(), Some(5001));
+    // The answer to its SYN, sent again, is of the same connection.
+    flow.note(9, &note(5000, flags::SYN | flags::ACK));
+    assert_eq!(flow.acked(), Some(5001));
+}
+
+#[test]
+fn an_acknowledgement_has_the_number_that_the_guest_waits_for() {
+    let mut flow = Flow::new(State::Open, LINK, Instant::ZERO);
+    flow.peer_next = Some(5);
+    let says = Says { seq: 1, ack: 9, flags: flags::ACK, ..Says::default() };
+    let bytes = packet(&key(1), Direction::FromGuest, &says, b"");
+    let parsed = Packet::parse(&bytes[VNET_HEADER..]).unwrap();
+    flow.sent(&key(1), parsed.segment().unwrap(), b"", Instant::ZERO, &mut |_| {});
+    assert_eq!(flow.peer_next, Some(9));
+}
+
+#[test]
+fn what_the_guest_says_of_an_older_connection_is_not_of_the_newer_one() {
+    let mut world = World::default();
+    world.guest.clock = 1000;
+    world.connect(1001);
+    let mut replay = std::boxed::Box::new(Replay::<16>::new(Config::default(), Instant::ZERO));
+    for lsn in 1..=world.log.len() as u64 {
+        replay.prepare(&world.record(lsn).unwrap());
+    }
+    replay.start(Instant::ZERO);
+    let mut buf = vec![0; 200];
+    assert!(matches!(replay.poll(&world, &mut buf, Instant::ZERO), Some(Action::ToGuest(_))));
+    assert_eq!(replay.flows[&key(1001)].opened, Some(CLIENT + 1));
+    for (ack, sent) in [(CLIENT - 900, None), (CLIENT + 1, Some(world.clients[&1001].1))] {
+        let flags = if sent.is_some() { flags::SYN | flags::ACK } else { flags::ACK };
+        let says = Says { seq: 70_000, ack, flags, timestamps: Some((1, 1)), ..Says::default() };
+        let mut out = packet(&key(1001), Direction::FromGuest, &says, b"");
+        assert_eq!(replay.from_guest(&Nothing, &mut out, &mut [0; 200], Instant::ZERO), Verdict::Drop);
+        assert_eq!(replay.flows[&key(1001)].sent, sent);
+    }
+}
+
+#[test]
+fn a_connection_that_the_checkpoint_was_opening_keeps_its_number() {
+    let mut world = World::default();
+    world.guest.clock = 1000;
+    world.connect(1001);
+    world.checkpoint();
+    let (retention, _) = world.retained();
+    let base = *retention.flows().next().unwrap().1;
+    let sent = base.sent.unwrap();
+    let mut replay = std::boxed::Box::new(Replay::<16>::new(Config::default(), Instant::ZERO));
+    replay.base(&key(1001), &base);
+    // Another one follows between the same ports.
+    world.guest.clock += 1000;
+    world.connect(1001);
+    for lsn in world.base_end as u64 + 1..=world.log.len() as u64 {
+        replay.prepare(&world.record(lsn).unwrap());
+    }
+    replay.start(Instant::ZERO);
+    let says = Says {
+        seq: sent.wrapping_sub(1),
+        ack: CLIENT + 1,
+        flags: flags::SYN | flags::ACK,
+        timestamps: Some((9000, 1)),
+        ..Says::default()
+    };
+    let mut again = packet(&key(1001), Direction::FromGuest, &says, b"");
+    assert_eq!(replay.from_guest(&Nothing, &mut again, &mut [0; 200], Instant::ZERO), Verdict::Drop);
+    assert_eq!(replay.flows[&key(1001)].translation.seq, 0);
+    assert_eq!(replay.flows[&key(1001)].sent, Some(sent));
+}
+
+#[test]
+fn a_reset_tells_no_window_to_the_checkpoint() {
+    let mut world = World::default();
+    world.guest.clock = 1000;
+    world.connect(1001);
+    world.ask(1001, "a1");
+    let says = Says { seq: CLIENT - 900, flags: flags::RST, ..Says::default() };
+    world.log.push((RecordKind::Input, packet(&key(1001), Direction::ToGuest, &says, b"")));
+    world.checkpoint();
+    let (retention, _) = world.retained();
+    assert_eq!(retention.flows().next().unwrap().1.window, 900);
 }
 
 #[test]

@@ -188,6 +188,19 @@ fn a_guest_that_answers_no_more_hangs_nothing() {
 }
 
 #[test]
+fn a_connection_that_the_replay_had_no_time_for_is_told() {
+    let world = busy();
+    let mut guest = world.restored();
+    guest.mute = true;
+    let config = Config { total: Duration::from_millis(500), ..Config::default() };
+    let (replay, events) = world.replay(config, &mut guest);
+    let missed = Event::Reset { key: key(1003), cause: Cause::NotRegenerated };
+    assert!(events.iter().chain(&replay.events).any(|event| *event == missed));
+    assert_eq!(replay.report().resets(Cause::NotRegenerated), 3);
+    assert_eq!(replay.flows[&key(1003)].state, State::Reset(Cause::NotRegenerated));
+}
+
+#[test]
 fn what_is_in_the_ring_at_the_suspension_stays_in_the_log() {
     let mut world = World::default();
     world.guest.clock = 1000;

@@ -55,6 +55,8 @@ struct Guest {
     /// The next packets for it are lost.
     deaf: usize,
     mute: bool,
+    /// Windows that its peers told.
+    windows: Vec<u16>,
 }
 
 impl Guest {
@@ -92,6 +94,7 @@ impl Guest {
             }
             return;
         }
+        self.windows.push(segment.window);
         if segment.timestamp.unwrap().value.wrapping_sub(conn.timestamps).cast_signed() < 0
             || segment.seq != conn.expects
         {
@@ -231,6 +234,12 @@ impl World {
         self.deliver(syn);
         let ack = packet(&key(port), Direction::ToGuest, &self.client_says(port, flags::ACK), b"");
         self.deliver(ack);
+    }
+
+    /// A record behind the last input: what the guest does for that comes later in the log.
+    fn overtakes(&mut self, packet: Vec<u8>) {
+        let last = self.log.iter().rposition(|(kind, _)| *kind == RecordKind::Input).unwrap();
+        self.log.insert(last + 1, (RecordKind::Input, packet));
     }
 
     fn ask(&mut self, port: u16, request: &str) {
