@@ -88,7 +88,7 @@ fn checkers_notice_output_without_a_lease() {
 #[test]
 fn the_guarantee_holds_for_take_overs_in_a_row() {
     let options = Options { again: 2, trace: one_seed().is_some(), ..Options::default() };
-    let seeds = one_seed().map_or(0..seeds(), |seed| seed..seed + 1);
+    let seeds = one_seed().map_or_else(|| 0..seeds(), |seed| seed..seed + 1);
     let (few, mut sum) = (seeds.end - seeds.start < SEEDS, Summary::default());
     for seed in seeds {
         sum += run(seed, &options)
