@@ -38,8 +38,6 @@ pub enum Fate {
 struct Entry {
     translation: Translation,
     opened: Option<u32>,
-    /// A SYN of the peer's has come.
-    called: bool,
     closed: bool,
     fins: (bool, bool),
     forget_at: Option<Instant>,
@@ -70,7 +68,6 @@ impl<const N: usize> Carried<N> {
         let entry = Entry {
             translation: handed.translation,
             opened: handed.opened,
-            called: false,
             closed: handed.closed,
             fins: (false, false),
             forget_at: handed.closed.then(|| now + LINGER),
@@ -95,13 +92,15 @@ impl<const N: usize> Carried<N> {
         let key = packet.key(Direction::FromGuest);
         let Some(entry) = self.flows.get_mut(&key) else { return Fate::Passes };
         if segment.has(flags::SYN) {
-            // Nobody has called since: the answer is an old one.
-            let old = entry.opened.is_none() && segment.has(flags::ACK) && !entry.called;
-            if entry.closed || !old && entry.opened != Some(segment.seq_end()) {
+            if entry.closed || entry.opened.is_some_and(|opened| opened != segment.seq_end()) {
                 self.flows.swap_remove(&key);
                 return Fate::Opens(key);
             }
-            entry.opened = Some(segment.seq_end());
+            if entry.opened.is_none() {
+                // Old or new, nobody can tell: to a new one a difference does no harm.
+                entry.opened = Some(segment.seq_end());
+                (entry.fins, entry.forget_at) = ((false, false), None);
+            }
         }
         if entry.closed {
             // A reset answers the peer by the peer's own number.
@@ -125,7 +124,6 @@ impl<const N: usize> Carried<N> {
         let entry = self.flows.get_mut(&packet.key(Direction::ToGuest)).filter(|entry| !entry.closed);
         let (Some(segment), Some(entry)) = (packet.segment(), entry) else { return };
         entry.translation.incoming(frame, packet, partial);
-        entry.called |= segment.has(flags::SYN);
         entry.fins.1 |= segment.has(flags::FIN);
         // A reset alone ends nothing: anybody could send it. If the guest heeds it, it says no more between these ports until
         // it opens another connection.

@@ -111,8 +111,6 @@ pub(super) struct Flow {
     pub(super) served: bool,
     /// How often the peer was told that it was given up.
     pub(super) told: u8,
-    /// A SYN of the peer's has come since it is live.
-    pub(super) called: bool,
     /// The guest was told so, too, for somebody else goes on with its connections.
     pub(super) parted: bool,
 }
@@ -158,7 +156,6 @@ impl Flow {
             forget_at: None,
             served: false,
             told: 0,
-            called: false,
             parted: false,
         }
     }
@@ -443,9 +440,10 @@ impl Flow {
     /// Whether this SYN of the guest's, once it is live, is the one that the peer has seen, sent again.
     pub(super) fn is_opened_by(&mut self, segment: &Segment) -> bool {
         let seen = segment.seq_end().wrapping_add(self.translation.seq).wrapping_sub(self.carry.seq);
-        if self.released.is_none() && segment.has(flags::ACK) && !self.called {
-            // Nobody has called since it was released, before an earlier take-over.
+        if self.released.is_none() {
+            // Silent since an earlier take-over: old or new, nobody can tell. To a new one a difference does no harm.
             self.released = Some(seen);
+            (self.fins, self.forget_at) = ((false, false), None);
         }
         self.released == Some(seen)
     }

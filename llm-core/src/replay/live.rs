@@ -137,7 +137,6 @@ impl<const N: usize> Replay<N> {
                 }
                 let as_logged = segment.ack.wrapping_sub(flow.carry.seq);
                 flow.arrives(segment.has(flags::ACK).then_some(as_logged));
-                flow.called |= segment.has(flags::SYN);
                 flow.translation.incoming(frame, &parsed, is_checksum_partial(header));
                 ends(flow, segment, false, now);
             }
