@@ -5,7 +5,7 @@
 //! `docs/wire-format.md`.
 
 use super::varint::{self, MAX_VARINT, VarintError};
-use super::{Encoded, MAX_RECORD, Page, PageError, encode, record_len};
+use super::{Encoded, Encoder, MAX_RECORD, Page, PageError, record_len};
 
 #[cfg(test)]
 mod tests;
@@ -116,21 +116,46 @@ impl<'a> BatchWriter<'a> {
         Ok(())
     }
 
-    /// Encodes a page straight into the batch, as [`encode`](super::encode) does.
+    /// Encodes a page straight into the batch, as [`Encoder::encode`] does.
     ///
     /// # Errors
     ///
     /// [`Full`] if there might be no room: [`MAX_PAGE_HEAD`] + [`MAX_RECORD`] bytes are always enough.
     pub fn encode_page(
         &mut self,
+        encoder: &mut Encoder,
         pfn: u64,
         keep: bool,
         old: Option<&Page>,
         new: &Page,
     ) -> Result<Encoded, Full> {
+        self.encode_with(pfn, keep, |out| encoder.encode(old, new, None, out))
+    }
+
+    /// As [`Self::encode_page`], of a page that is kept; and `old` becomes equal to `new`.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`] if there might be no room; then `old` is as it was.
+    pub fn encode_page_update(
+        &mut self,
+        encoder: &mut Encoder,
+        pfn: u64,
+        old: &mut Page,
+        new: &Page,
+    ) -> Result<Encoded, Full> {
+        self.encode_with(pfn, true, |out| encoder.encode_update(old, new, None, out))
+    }
+
+    fn encode_with(
+        &mut self,
+        pfn: u64,
+        keep: bool,
+        encode: impl FnOnce(&mut [u8; MAX_RECORD]) -> Encoded,
+    ) -> Result<Encoded, Full> {
         let (head, head_len) = page_head(pfn, self.last_pfn, keep);
         let room = self.buf.get_mut(self.len + head_len..).and_then(<[u8]>::first_chunk_mut::<MAX_RECORD>);
-        let encoded = encode(old, new, room.ok_or(Full)?);
+        let encoded = encode(room.ok_or(Full)?);
         self.put(&head[..head_len]);
         self.len += encoded.len;
         self.last_pfn = pfn;

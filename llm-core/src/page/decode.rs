@@ -1,6 +1,6 @@
 //! Reads page records. Nothing in a record is trusted.
 
-use super::table::{APPLY, ESCAPE, LINE_LITERAL, LINE_ZERO, Moves, PAIR_LEN, WORD_MASKS};
+use super::table::{APPLY, ESCAPE, LINE_LITERAL, LINE_ZERO, ONES, PAIR_LEN, PLACES, WORD_MASKS};
 use super::varint::{self, VarintError};
 use super::{Kind, LINE, LINES, MAX_RECORD, PAGE, Page, PageError, PageReason, WORDS};
 
@@ -77,141 +77,152 @@ fn split(record: &[u8]) -> Result<(Kind, &[u8], usize), PageError> {
 
 /// A diff whose sections fit together and hold exactly what [`Diff::apply`] will take from them.
 struct Diff<'a> {
-    groups: u8,
-    lines: &'a [u8],
-    line_codes: [u8; LINES],
-    word_masks: &'a [u8],
-    word_codes: [u8; WORDS],
-    byte_masks: &'a [u8],
+    /// Lines that became zero, and how many.
+    zeros: ([u8; LINES], usize),
+    /// Lines that go as they are, and how many.
+    literals: ([u8; LINES], usize),
+    /// Numbers of the words that have a code. (As many as there are lines may be written at once.)
+    at: [u16; WORDS + 8],
+    codes: [u8; WORDS + 8],
+    words: usize,
     data: &'a [u8],
 }
 
 /// Cuts a body into its sections; `end` is where it ends in the record.
+#[inline(always)]
 fn parse(body: &[u8], end: usize) -> Result<Diff<'_>, PageError> {
     let mut rest = Rest { bytes: body, end };
     let groups = match rest.take(1)? {
         &[groups] if groups != 0 => groups,
         _ => return Err(PageError::new(end - body.len(), PageReason::EmptyMask)),
     };
-    let lines = rest.take_masks(groups.count_ones() as usize)?;
-    let count = ones(lines);
-    let line_codes = unpack_codes(rest.take_codes(count)?);
-    let (mut literals, mut escapes, mut words) = (0, 0, 0);
-    for &code in line_codes.iter().take(count) {
-        literals += usize::from(code == LINE_LITERAL);
-        escapes += usize::from(code == ESCAPE);
-        words += WORD_MASKS[usize::from(code & 15)].count_ones() as usize;
-    }
+    let lines = spread(groups, rest.take_masks(ones(&[groups]))?);
+    let count = lines.count_ones() as usize;
+    let line_codes = rest.take_codes(count)?;
+    let code_of = |i: usize| line_codes.get(i / 2).map_or(0, |pair| pair >> (4 * (i & 1)) & 15);
+    let escapes = (0..count).filter(|i| code_of(*i) == ESCAPE).count();
     let word_masks = rest.take_masks(escapes)?;
-    let packed = rest.take_codes(words + ones(word_masks))?;
-    let word_codes = unpack_codes(packed);
-    let (mut escapes, mut data) = (0, literals * LINE);
-    for &pair in packed {
-        let [bytes, escaped] = PAIR_LEN[usize::from(pair)].to_le_bytes();
-        data += usize::from(bytes);
-        escapes += usize::from(escaped);
+
+    let mut diff = Diff {
+        zeros: ([0; LINES], 0),
+        literals: ([0; LINES], 0),
+        at: [0; WORDS + 8],
+        codes: [0; WORDS + 8],
+        words: 0,
+        data: &[],
+    };
+    let mut left = lines;
+    let mut escapes = 0;
+    // Without branches: what does not count is overwritten by the next line's.
+    for i in 0..count {
+        let line = left.trailing_zeros().to_le_bytes()[0] & 63;
+        left &= left.wrapping_sub(1);
+        let code = code_of(i);
+        diff.zeros.0[diff.zeros.1 % LINES] = line;
+        diff.zeros.1 += usize::from(code == LINE_ZERO);
+        diff.literals.0[diff.literals.1 % LINES] = line;
+        diff.literals.1 += usize::from(code == LINE_LITERAL);
+        let escaped = word_masks.get(escapes).copied().unwrap_or(0);
+        escapes += usize::from(code == ESCAPE);
+        let mask = if code == ESCAPE { escaped } else { WORD_MASKS[usize::from(code & 15)] };
+        if let Some(to) = diff.at.get_mut(diff.words..).and_then(<[u16]>::first_chunk_mut) {
+            let first = 8 * u16::from(line);
+            *to = PLACES[usize::from(mask)].map(|place| place + first);
+        }
+        diff.words += usize::from(ONES[usize::from(mask)]);
     }
-    let byte_masks = rest.take_masks(escapes)?;
-    let data = rest.take(data + ones(byte_masks))?;
+    let packed = rest.take_codes(diff.words)?;
+    let mut len = diff.literals.1 * LINE;
+    for (codes, &pair) in diff.codes.as_chunks_mut::<2>().0.iter_mut().zip(packed) {
+        *codes = [pair & 15, pair >> 4];
+        len += usize::from(PAIR_LEN[usize::from(pair)]);
+    }
+    diff.data = rest.take(len)?;
     if !rest.bytes.is_empty() {
         return Err(PageError::new(rest.offset(), PageReason::Trailing { left: rest.bytes.len() }));
     }
-    Ok(Diff { groups, lines, line_codes, word_masks, word_codes, byte_masks, data })
+    Ok(diff)
+}
+
+/// The mask of all 64 lines from that of the groups and those of the lines of each.
+#[inline(always)]
+fn spread(groups: u8, masks: &[u8]) -> u64 {
+    let mut masks = masks.iter();
+    let mut lines = [0; 8];
+    for (bit, lines) in lines.iter_mut().enumerate() {
+        if groups >> bit & 1 != 0 {
+            *lines = masks.next().copied().unwrap_or(0);
+        }
+    }
+    u64::from_le_bytes(lines)
 }
 
 impl Diff<'_> {
     /// Makes the changes. `parse` has made sure that no section runs out here;
     /// if one did, the words concerned would be wrong, but nothing would panic.
+    #[inline(always)]
     fn apply(&self, page: &mut Page) {
-        let mut line_masks = self.lines.iter();
-        let mut line_codes = self.line_codes.iter();
-        let mut word_masks = self.word_masks.iter();
-        let mut used = Used::default();
-        for (bit, group) in page.as_chunks_mut::<{ 8 * LINE }>().0.iter_mut().enumerate() {
-            if self.groups & (1 << bit) == 0 {
-                continue;
-            }
-            let lines = group.as_chunks_mut::<LINE>().0;
-            let mut left = line_masks.next().copied().unwrap_or(0);
-            while left != 0 {
-                let Some(line) = lines.get_mut(left.trailing_zeros() as usize) else { break };
-                left &= left - 1;
-                let code = line_codes.next().copied().unwrap_or(LINE_ZERO);
-                let mut words = match code {
-                    LINE_LITERAL => {
-                        if let Some(bytes) = self.data.get(used.data..).and_then(<[u8]>::first_chunk) {
-                            *line = *bytes;
-                        }
-                        used.data += LINE;
-                        continue;
-                    }
-                    LINE_ZERO => {
-                        line.fill(0);
-                        continue;
-                    }
-                    ESCAPE => word_masks.next().copied().unwrap_or(0),
-                    _ => WORD_MASKS[usize::from(code & 15)],
-                };
-                let line = line.as_chunks_mut::<8>().0;
-                while words != 0 {
-                    let Some(word) = line.get_mut(words.trailing_zeros() as usize) else { break };
-                    words &= words - 1;
-                    used = self.word(used, word);
-                }
-            }
+        let lines = page.as_chunks_mut::<LINE>().0;
+        for &line in self.zeros.0.iter().take(self.zeros.1) {
+            lines[usize::from(line) % LINES] = [0; LINE];
         }
-    }
-
-    #[inline]
-    fn word(&self, mut used: Used, word: &mut [u8; 8]) -> Used {
-        // Masked, since the compiler does not know that there are no more words than codes.
-        let code = self.word_codes[used.word_codes % WORDS];
-        used.word_codes += 1;
-        let old = u64::from_le_bytes(*word);
-        let data = self.data.get(used.data..).unwrap_or_default();
-        let data = data.first_chunk().map_or_else(|| short(data), |bytes| u64::from_le_bytes(*bytes));
-        let apply = &APPLY[usize::from(code & 15)];
-        let mut new = (old & apply.keep) | ((data << apply.shift) & apply.take) | (used.last & apply.repeat);
-        used.data += usize::from(apply.len);
-        if code == ESCAPE {
-            let mask = self.byte_masks.get(used.byte_masks).copied().unwrap_or(0);
-            used.byte_masks += 1;
-            used.data += mask.count_ones() as usize;
-            new = Moves::of(mask).unpack(data, old);
+        let (literals, data) = self
+            .data
+            .as_chunks::<LINE>()
+            .0
+            .split_at_checked(self.literals.1)
+            .map_or((&[][..], self.data), |(literals, _)| {
+                (literals, self.data.get(LINE * literals.len()..).unwrap_or_default())
+            });
+        for (&line, literal) in self.literals.0.iter().zip(literals) {
+            lines[usize::from(line) % LINES] = *literal;
         }
-        used.last = new;
-        *word = new.to_le_bytes();
-        used
+        let words = page.as_chunks_mut::<8>().0;
+        let mut codes = self.at.iter().zip(&self.codes).take(self.words);
+        let mut state = State { data: 0, at: WORDS, word: 0 };
+        // As long as eight bytes can be read at once; then from a copy behind which there is more.
+        while let Some(bytes) = data.get(state.data..).and_then(<[u8]>::first_chunk) {
+            let Some((&at, &code)) = codes.next() else { return };
+            state.step(words, at, code, u64::from_le_bytes(*bytes));
+        }
+        let mut tail = [0; 16];
+        let rest = data.get(state.data..).unwrap_or_default();
+        for (to, from) in tail.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        state.data = 0;
+        for (&at, &code) in codes {
+            let bytes = tail.get(state.data..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
+            state.step(words, at, code, u64::from_le_bytes(bytes));
+        }
     }
 }
 
-/// How much of each section was used up. Passed by value, to stay in registers.
-#[derive(Clone, Copy, Default)]
-struct Used {
-    word_codes: usize,
-    byte_masks: usize,
+/// Between two words.
+struct State {
+    /// Bytes of data used up.
     data: usize,
-    /// The word that the last word code produced.
-    last: u64,
+    /// Number and new value of the word that was changed last.
+    at: usize,
+    word: u64,
 }
 
-/// The last bytes of data, fewer than eight, with zeros behind.
-#[cold]
-fn short(data: &[u8]) -> u64 {
-    let mut bytes = [0; 8];
-    for (to, from) in bytes.iter_mut().zip(data) {
-        *to = *from;
+impl State {
+    #[inline(always)]
+    fn step(&mut self, words: &mut [[u8; 8]], at: u16, code: u8, data: u64) {
+        let at = usize::from(at) % WORDS;
+        let apply = &APPLY[usize::from(code & 15)];
+        // What was stored just now is quicker had from a register.
+        let before = at.wrapping_sub(1);
+        let stored = words.get(before).map_or(0, |word| u64::from_le_bytes(*word));
+        let before = if before == self.at { self.word } else { stored };
+        let Some(word) = words.get_mut(at) else { return };
+        let old = u64::from_le_bytes(*word);
+        let new = (old & apply.keep) | ((data << (apply.shift & 63)) & apply.take) | (before & apply.repeat);
+        *word = new.to_le_bytes();
+        self.data += usize::from(apply.len);
+        (self.at, self.word) = (at, new);
     }
-    u64::from_le_bytes(bytes)
-}
-
-/// Codes of four bits, two a byte, the first in the low half.
-fn unpack_codes<const N: usize>(packed: &[u8]) -> [u8; N] {
-    let mut codes = [0; N];
-    for (codes, pair) in codes.as_chunks_mut::<2>().0.iter_mut().zip(packed) {
-        *codes = [pair & 15, pair >> 4];
-    }
-    codes
 }
 
 fn ones(masks: &[u8]) -> usize {

@@ -24,6 +24,7 @@ mod decode;
 mod encode;
 mod error;
 mod scan;
+mod sections;
 mod table;
 mod varint;
 
@@ -34,8 +35,9 @@ pub(crate) mod vectors;
 mod tests;
 
 pub use decode::{decode, record_len};
-pub use encode::encode;
+pub use encode::{Encoder, encode};
 pub use error::{PageError, PageReason};
+pub use scan::Features;
 
 /// Bytes in a page.
 pub const PAGE: usize = 4096;
@@ -93,6 +95,15 @@ impl Kind {
     pub const fn needs_old(self) -> bool {
         matches!(self, Self::Unchanged | Self::Diff)
     }
+}
+
+/// The pair that will be encoded next.
+#[derive(Clone, Copy, Debug)]
+pub struct Next<'a> {
+    /// The old copy, if there is one.
+    pub old: Option<&'a Page>,
+    /// The new page.
+    pub new: &'a Page,
 }
 
 /// What [`encode`] wrote.

@@ -1,34 +1,89 @@
-//! Finds what changed between two versions of a page.
+//! Finds what changed between two versions of a page, and turns it into the parts of a diff.
 //!
-//! The portable version is the reference. A version for wider registers goes
-//! into a file of its own beside it and must return equal [`Changes`].
+//! There is a file for each width of registers. The portable one is the reference: the others
+//! must give the same parts, and so the same record.
 
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+mod avx2;
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+mod avx512;
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+mod nibbles;
 mod portable;
 
-use super::{LINES, Page};
+pub(super) use portable::Words;
 
-/// Where two versions of a page differ.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Changes {
-    /// Lines that differ: bit n of byte g is line 8g + n.
-    pub(super) lines: [u8; LINES / 8],
-    /// For each line that differs, its words that do; unspecified for other lines.
-    pub(super) words: [u8; LINES],
+use super::sections::{Filled, Sections};
+use super::{Next, Page};
+
+/// Which registers and instructions the codec may use.
+///
+/// All give the same records and pages; only their speed differs. The program that knows the processor chooses;
+/// [`Features::PORTABLE`] runs on any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features(Width);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Width {
+    Portable,
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    Avx2(avx2::Avx2),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    Avx512(avx512::Avx512),
 }
 
-impl Changes {
-    /// Whether the two versions are equal.
-    pub(super) fn is_empty(&self) -> bool {
-        u64::from_ne_bytes(self.lines) == 0
+impl Features {
+    /// What every processor has.
+    pub const PORTABLE: Self = Self(Width::Portable);
+
+    /// `portable`, `avx2` or `avx512`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self.0 {
+            Width::Portable => "portable",
+            #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+            Width::Avx2(_) => "avx2",
+            #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+            Width::Avx512(_) => "avx512",
+        }
     }
 }
 
-/// Compares two versions of a page.
-pub(super) fn scan(old: &Page, new: &Page) -> Changes {
-    portable::scan(old, new)
+impl Default for Features {
+    fn default() -> Self {
+        Self::PORTABLE
+    }
+}
+
+/// The diff of two versions of a page, in parts.
+#[inline]
+pub(super) fn collect(
+    features: Features,
+    old: &Page,
+    new: &Page,
+    next: Option<Next<'_>>,
+    words: &mut Words,
+    sections: &mut Sections,
+) -> Filled {
+    match features.0 {
+        Width::Portable => portable::collect(old, new, words, sections),
+        #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+        Width::Avx2(avx2) => avx2.collect(old, new, next, sections),
+        #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+        Width::Avx512(avx512) => avx512.collect(old, new, next, sections),
+    }
 }
 
 /// Whether every byte of the page is zero.
 pub(super) fn is_zero(page: &Page) -> bool {
     portable::is_zero(page)
+}
+
+/// The widths that this machine has, for tests; the portable one is among them.
+#[cfg(test)]
+pub(super) fn widths() -> std::vec::Vec<Features> {
+    let mut widths = std::vec![Features::PORTABLE];
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    widths.extend([avx2::detected(), avx512::detected()].into_iter().flatten());
+    widths
 }

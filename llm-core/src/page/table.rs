@@ -8,7 +8,7 @@
 pub(super) const LINE_LITERAL: u8 = 0;
 /// Line code: the line became zero.
 pub(super) const LINE_ZERO: u8 = 1;
-/// Line or word code: the mask is in the section of escaped masks.
+/// Line code: the mask is in the section of escaped masks.
 pub(super) const ESCAPE: u8 = 15;
 
 /// The word mask that a line code stands for (bit n: word n changed); 0 where it stands for none.
@@ -17,18 +17,16 @@ pub(super) const WORD_MASKS: [u8; 16] =
 
 /// What a word code does to a word.
 #[derive(Clone, Copy)]
-enum WordCode {
+pub(super) enum WordCode {
     /// Becomes this many new bytes, zero-extended.
     Extend(u32),
     /// The bytes of this mask (one run) are replaced, the others stay.
     Replace(u8),
-    /// Becomes what the word code before this one produced.
+    /// Becomes what the word before it in the page is.
     Repeat,
-    /// As `Replace`, with any mask, from the section of escaped masks.
-    Escaped,
 }
 
-const WORD_CODES: [WordCode; 16] = [
+pub(super) const WORD_CODES: [WordCode; 16] = [
     WordCode::Extend(0),
     WordCode::Repeat,
     WordCode::Extend(8),
@@ -44,11 +42,11 @@ const WORD_CODES: [WordCode; 16] = [
     WordCode::Replace(0x7f),
     WordCode::Replace(0xe0),
     WordCode::Replace(0xf0),
-    WordCode::Escaped,
+    WordCode::Replace(0xfc),
 ];
 
 /// A word code as arithmetic:
-/// `word = (word & keep) | ((data << shift) & take) | (last & repeat)`.
+/// `word = (word & keep) | ((data << shift) & take) | (before & repeat)`.
 #[derive(Clone, Copy)]
 pub(super) struct Apply {
     pub(super) keep: u64,
@@ -56,73 +54,101 @@ pub(super) struct Apply {
     pub(super) repeat: u64,
     /// Bits.
     pub(super) shift: u32,
-    /// Bytes of data that the code uses up; an escape's are counted by its mask.
+    /// Bytes of data that the code uses up.
     pub(super) len: u8,
 }
 
-/// By word code. An escape's entry leaves the word as it is.
+/// By word code.
 pub(super) static APPLY: [Apply; 16] = {
-    let mut table = [Apply { keep: !0, take: 0, repeat: 0, shift: 0, len: 0 }; 16];
+    let mut table = [Apply { keep: 0, take: 0, repeat: 0, shift: 0, len: 0 }; 16];
     let mut code = 0;
     while code < 16 {
-        table[code] = match WORD_CODES[code] {
-            WordCode::Extend(len) => {
-                let take = if len == 0 { 0 } else { !0 >> (64 - 8 * len) };
-                Apply { keep: 0, take, repeat: 0, shift: 0, len: len.to_le_bytes()[0] }
-            }
+        let take = widen(covered(WORD_CODES[code]));
+        let len = covered(WORD_CODES[code]).count_ones().to_le_bytes()[0];
+        match WORD_CODES[code] {
+            WordCode::Extend(_) => table[code] = Apply { take, len, ..table[code] },
             WordCode::Replace(mask) => {
-                let take = widen(mask);
-                let len = mask.count_ones().to_le_bytes()[0];
-                Apply { keep: !take, take, repeat: 0, shift: 8 * mask.trailing_zeros(), len }
+                let shift = 8 * mask.trailing_zeros();
+                table[code] = Apply { keep: !take, take, repeat: 0, shift, len };
             }
-            WordCode::Repeat => Apply { keep: 0, take: 0, repeat: !0, shift: 0, len: 0 },
-            WordCode::Escaped => table[code],
-        };
+            WordCode::Repeat => table[code].repeat = !0,
+        }
         code += 1;
     }
     table
 };
 
-/// For a byte of two word codes: bytes of data (low byte) and escapes (high byte).
-pub(super) static PAIR_LEN: [u16; 256] = {
+/// The bytes of a word that come from the data.
+const fn covered(code: WordCode) -> u8 {
+    match code {
+        WordCode::Extend(len) => (0xff_u32 >> (8 - len)).to_le_bytes()[0],
+        WordCode::Replace(mask) => mask,
+        WordCode::Repeat => 0,
+    }
+}
+
+/// By word code: the bytes of a word that come from the data, as a mask.
+pub(super) static COVER: [u8; 16] = {
+    let mut table = [0; 16];
+    let mut code = 0;
+    while code < 16 {
+        table[code] = covered(WORD_CODES[code]);
+        code += 1;
+    }
+    table
+};
+
+/// By word code: how far the word is shifted down to give its data, in bits.
+pub(super) static SHIFT: [u8; 16] = {
+    let mut table = [0; 16];
+    let mut code = 0;
+    while code < 16 {
+        table[code] = APPLY[code].shift.to_le_bytes()[0];
+        code += 1;
+    }
+    table
+};
+
+/// For a byte of two word codes: bytes of data.
+pub(super) static PAIR_LEN: [u8; 256] = {
     let mut table = [0; 256];
     let mut pair: usize = 0;
     while pair < 256 {
-        let (low, high) = (pair & 15, pair >> 4);
-        let escapes = (low == ESCAPE as usize) as u16 + (high == ESCAPE as usize) as u16;
-        table[pair] = APPLY[low].len as u16 + APPLY[high].len as u16 + (escapes << 8);
+        table[pair] = APPLY[pair & 15].len + APPLY[pair >> 4].len;
         pair += 1;
     }
     table
 };
 
-/// How an encoder may carry a word: what it costs in the high half, its code in the low half.
+/// How an encoder may carry a word: bytes of data in the high half, its code in the low half.
 /// The lesser of two is the better: of equal cost, a code is quicker than the ones after it.
 pub(super) type Choice = u8;
 
-/// The choice of a word that equals the one coded before it.
+/// The choice of a word that equals the one before it.
 pub(super) const REPEAT: Choice = choice(0, 1);
 
-/// By mask of changed bytes: the best choice that keeps the other bytes.
-pub(super) static REPLACE: [Choice; 256] = {
-    let mut table = [Choice::MAX; 256];
-    let mut mask: usize = 0;
-    while mask < 256 {
-        table[mask] = choice(1 + mask.count_ones(), ESCAPE);
-        let mut code: u8 = 0;
-        while code < ESCAPE {
-            let covered = match WORD_CODES[code as usize] {
-                WordCode::Replace(covered) => covered,
-                WordCode::Extend(8) => 0xff,
-                _ => 0,
-            };
-            let candidate = choice(covered.count_ones(), code);
-            if covered != 0 && mask & !(covered as usize) == 0 && candidate < table[mask] {
-                table[mask] = candidate;
+/// By the lowest changed byte and the number of bytes above the highest, as `8 * low + above`:
+/// the best choice that keeps the other bytes. Codes cover runs, so nothing else matters.
+pub(super) static REPLACE: [Choice; 64] = {
+    let mut table = [Choice::MAX; 64];
+    let mut low = 0;
+    while low < 8 {
+        let mut above = 0;
+        while above < 8 - low {
+            let span = (0xff >> above) & (0xff << low);
+            let mut code: u8 = 0;
+            while code < 16 {
+                let cover = covered(WORD_CODES[code as usize]);
+                let keeps = matches!(WORD_CODES[code as usize], WordCode::Replace(_)) || cover == 0xff;
+                let candidate = choice(cover.count_ones(), code);
+                if keeps && span & !(cover as usize) == 0 && candidate < table[8 * low + above] {
+                    table[8 * low + above] = candidate;
+                }
+                code += 1;
             }
-            code += 1;
+            above += 1;
         }
-        mask += 1;
+        low += 1;
     }
     table
 };
@@ -131,7 +157,7 @@ pub(super) static REPLACE: [Choice; 256] = {
 pub(super) static EXTEND: [Choice; 9] = {
     let mut table = [Choice::MAX; 9];
     let mut code: u8 = 0;
-    while code < ESCAPE {
+    while code < 16 {
         if let WordCode::Extend(len) = WORD_CODES[code as usize] {
             let mut significant = 0;
             while significant <= len as usize {
@@ -146,70 +172,8 @@ pub(super) static EXTEND: [Choice; 9] = {
     table
 };
 
-const fn choice(cost: u32, code: u8) -> Choice {
+pub(super) const fn choice(cost: u32, code: u8) -> Choice {
     cost.to_le_bytes()[0] << 4 | code
-}
-
-/// For an escaped mask: the bytes that move in each of three steps, by 1, 2 and 4
-/// places, and the mask itself, all as masks of whole bytes. (Compress and expand
-/// in parallel: Warren, Hacker's Delight, 7-4 and 7-5, with bytes for bits.)
-#[derive(Clone, Copy)]
-pub(super) struct Moves {
-    steps: [u64; 3],
-    mask: u64,
-}
-
-/// By mask.
-static MOVES: [Moves; 256] = {
-    let mut table = [Moves { steps: [0; 3], mask: 0 }; 256];
-    let mut mask: u8 = 0;
-    loop {
-        let mut left = mask;
-        let mut gaps = !mask << 1;
-        let mut step = 0;
-        while step < 3 {
-            // Bit n: whether the gaps below byte n are odd in number.
-            let mut odd = gaps ^ gaps << 1;
-            odd ^= odd << 2;
-            odd ^= odd << 4;
-            let moving = odd & left;
-            left = (left ^ moving) | moving >> (1 << step);
-            gaps &= !odd;
-            table[mask as usize].steps[step] = widen(moving);
-            step += 1;
-        }
-        table[mask as usize].mask = widen(mask);
-        if mask == 255 {
-            break;
-        }
-        mask += 1;
-    }
-    table
-};
-
-impl Moves {
-    pub(super) fn of(mask: u8) -> &'static Self {
-        &MOVES[usize::from(mask)]
-    }
-
-    /// The bytes of `word` that the mask marks, moved together to the low end.
-    pub(super) fn pack(&self, word: u64) -> u64 {
-        let mut word = word & self.mask;
-        for (step, moving) in self.steps.iter().enumerate() {
-            let moved = word & moving;
-            word = (word ^ moved) | moved >> (8 << step);
-        }
-        word
-    }
-
-    /// `word`, in which the bytes of `data` replace those that the mask marks.
-    pub(super) fn unpack(&self, data: u64, word: u64) -> u64 {
-        let mut data = data;
-        for (step, moving) in self.steps.iter().enumerate().rev() {
-            data = (data & !moving) | (data << (8 << step) & moving);
-        }
-        (word & !self.mask) | (data & self.mask)
-    }
 }
 
 /// By word mask: the line code that stands for it.
@@ -223,6 +187,35 @@ pub(super) static LINE_CODES: [u8; 256] = {
     table
 };
 
+/// By mask: its bits' places, lowest first.
+pub(super) static PLACES: [[u16; 8]; 256] = {
+    let mut table = [[0; 8]; 256];
+    let mut mask = 0;
+    while mask < 256 {
+        let (mut place, mut count) = (0_u16, 0);
+        while place < 8 {
+            if mask >> place & 1 != 0 {
+                table[mask][count] = place;
+                count += 1;
+            }
+            place += 1;
+        }
+        mask += 1;
+    }
+    table
+};
+
+/// By mask: its number of bits, which not every processor can count.
+pub(super) static ONES: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut mask: u8 = 255;
+    while mask > 0 {
+        table[mask as usize] = mask.count_ones().to_le_bytes()[0];
+        mask -= 1;
+    }
+    table
+};
+
 /// 0xff in each byte of which the mask has the bit.
 pub(super) const fn widen(mask: u8) -> u64 {
     // Copy the mask to all bytes, keep bit n in byte n, then fill the bytes that kept it.
@@ -231,43 +224,30 @@ pub(super) const fn widen(mask: u8) -> u64 {
     ones.wrapping_mul(0xff)
 }
 
-/// Bit n is set if byte n of `word` is not zero.
-pub(super) const fn narrow(word: u64) -> u8 {
-    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-    let top = (((word & LOW) + LOW) | word) & !LOW;
-    // Bits 7, 15, .. 63 move to bits 56, 57, .. 63.
-    ((top >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56).to_le_bytes()[0]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn widen_and_narrow_agree_with_the_definition() {
+    fn widen_agrees_with_the_definition() {
         for mask in 0..=255_u8 {
             let mut bytes = [0; 8];
             for (bit, byte) in bytes.iter_mut().enumerate() {
                 *byte = if mask & (1 << bit) != 0 { 0xff } else { 0 };
             }
             assert_eq!(widen(mask), u64::from_le_bytes(bytes), "{mask:08b}");
-            assert_eq!(narrow(widen(mask)), mask);
-            assert_eq!(narrow(widen(mask) & 0x0101_0101_0101_0101), mask);
-            assert_eq!(narrow(widen(mask) & 0x8080_8080_8080_8080), mask);
         }
     }
 
     #[test]
     fn every_choice_covers_what_changed_at_the_stated_cost() {
-        for mask in 1..=255_u8 {
-            let (cost, code) = (REPLACE[usize::from(mask)] >> 4, REPLACE[usize::from(mask)] & 15);
-            if code == ESCAPE {
-                assert_eq!(u32::from(cost), 1 + mask.count_ones());
-            } else {
-                let apply = APPLY[usize::from(code)];
-                assert_eq!(widen(mask) & !apply.take, 0, "{mask:08b}");
-                assert_eq!(apply.len, cost);
-                assert!(u32::from(cost) <= 1 + mask.count_ones());
+        for low in 0..8 {
+            for above in 0..8 - low {
+                let choice = REPLACE[8 * low + above];
+                let apply = APPLY[usize::from(choice & 15)];
+                let span = (u64::MAX >> (8 * above)) & (u64::MAX << (8 * low));
+                assert_eq!(span & !apply.take, 0, "{low} {above}");
+                assert_eq!((apply.len, apply.keep), (choice >> 4, !apply.take));
             }
         }
         for (significant, choice) in EXTEND.iter().enumerate() {
@@ -277,24 +257,6 @@ mod tests {
         }
         assert_eq!(APPLY[usize::from(REPEAT)].repeat, u64::MAX);
         assert!(EXTEND[0] < REPEAT && REPEAT < EXTEND[1]);
-    }
-
-    #[test]
-    fn packing_moves_bytes_as_one_by_one() {
-        let word = 0x8877_6655_4433_2211_u64;
-        for mask in 0..=255_u8 {
-            let marked = (0..8).filter(|bit| mask & 1 << bit != 0);
-            let mut packed = [0; 8];
-            for (to, bit) in packed.iter_mut().zip(marked.clone()) {
-                *to = word.to_le_bytes()[bit];
-            }
-            let packed = u64::from_le_bytes(packed);
-            let moves = Moves::of(mask);
-            assert_eq!(moves.pack(word), packed, "{mask:08b}");
-            let old = !word;
-            let rest = u64::MAX.checked_shl(8 * mask.count_ones()).unwrap_or(0);
-            assert_eq!(moves.unpack(packed | rest, old), (old & !widen(mask)) | (word & widen(mask)));
-        }
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use super::shadow::Shadow;
 use super::stream::{Item, Mark, MarkKind, Parser, StreamError};
+use super::width::features;
 use llm_core::checksum::Digest;
 use llm_core::page::batch::BatchWriter;
-use llm_core::page::{Kind, Page};
+use llm_core::page::{self, Kind, Page};
 
 /// Largest batch written, bytes.
 pub const MAX_BATCH_LEN: usize = 256 << 10;
@@ -50,6 +51,7 @@ pub struct EpochSummary {
 pub struct Encoder {
     parser: Parser,
     shadow: Shadow,
+    pages: Box<page::Encoder>,
     buffer: Box<[u8]>,
     digest: Digest,
     epoch: EpochSummary,
@@ -63,6 +65,7 @@ impl Encoder {
         Self {
             parser: Parser::new(),
             shadow: Shadow::new(shadow_pages),
+            pages: Box::new(page::Encoder::new(features())),
             buffer: vec![0; MAX_BATCH_LEN].into_boxed_slice(),
             digest: Digest::new(),
             epoch: EpochSummary::default(),
@@ -90,7 +93,7 @@ impl Encoder {
     /// [`StreamError`] if the stream is not understood. The encoder is of no use then:
     /// both ends must start again with a new stream.
     pub fn feed(&mut self, mut input: &[u8], mut sink: impl FnMut(Output<'_>)) -> Result<(), StreamError> {
-        let Self { parser, shadow, buffer, digest, epoch } = self;
+        let Self { parser, shadow, pages, buffer, digest, epoch } = self;
         let mut writer = BatchWriter::new(&mut buffer[..]);
         while let Some(item) = parser.next(&mut input)? {
             match item {
@@ -111,12 +114,12 @@ impl Encoder {
                     digest.update(page);
                     epoch.stream_bytes += page.len() as u64;
                     epoch.pages += 1;
-                    if !encode_page(&mut writer, shadow, epoch, pfn, page) {
+                    if !encode_page(&mut writer, pages, shadow, epoch, pfn, page) {
                         let len = writer.finish();
                         emit(buffer, len, epoch, &mut sink);
                         writer = BatchWriter::new(&mut buffer[..]);
                         // An empty batch has room for any page.
-                        encode_page(&mut writer, shadow, epoch, pfn, page);
+                        encode_page(&mut writer, pages, shadow, epoch, pfn, page);
                     }
                 }
                 Item::Mark(mark) => {
@@ -149,16 +152,23 @@ impl Encoder {
 /// Puts a page into the batch and the shadow; false, with nothing changed, if the batch is full.
 fn encode_page(
     writer: &mut BatchWriter<'_>,
+    pages: &mut page::Encoder,
     shadow: &mut Shadow,
     epoch: &mut EpochSummary,
     pfn: u64,
     page: &Page,
 ) -> bool {
-    let old = shadow.get(pfn);
-    let Ok(encoded) = writer.encode_page(pfn, shadow.keeps(pfn), old, page) else { return false };
-    if encoded.kind != Kind::Unchanged {
-        shadow.update(pfn, page);
-    }
+    let encoded = if let Some(old) = shadow.get_mut(pfn) {
+        writer.encode_page_update(pages, pfn, old, page)
+    } else {
+        let keep = shadow.keeps(pfn);
+        let encoded = writer.encode_page(pages, pfn, keep, None, page);
+        if keep && encoded.is_ok() {
+            shadow.update(pfn, page);
+        }
+        encoded
+    };
+    let Ok(encoded) = encoded else { return false };
     if let Some(count) = epoch.kinds.get_mut(encoded.kind as usize) {
         *count += 1;
     }

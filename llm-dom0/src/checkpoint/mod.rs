@@ -7,11 +7,13 @@
 //! | [`encode`] | primary: the stream into batches of page diffs |
 //! | [`rebuild`] | backup: the batches into the same stream |
 //! | [`tap`] | the pipe, and how many bytes the toolstack has written |
+//! | [`width`] | what the processor can do for the page codec |
 pub mod encode;
 pub mod rebuild;
 pub mod shadow;
 pub mod stream;
 pub mod tap;
+pub mod width;
 
 #[cfg(test)]
 mod tests;

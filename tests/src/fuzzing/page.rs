@@ -1,7 +1,8 @@
 //! Page records and batches: hostile ones, and round trips.
 
 use llm_core::page::batch::{BatchReader, BatchWriter, MAX_PAGE_HEAD, Op};
-use llm_core::page::{Kind, MAX_RECORD, PAGE, Page, decode, encode, record_len};
+use llm_core::page::{Encoder, Features, Kind, MAX_RECORD, PAGE, Page, decode, record_len};
+use llm_dom0::checkpoint::width::features;
 
 use super::Input;
 
@@ -100,8 +101,18 @@ fn round_trip(input: &mut Input<'_>) {
 }
 
 fn check_round_trip(old: Option<&Page>, new: &Page) {
+    let mut encoder = Encoder::new(Features::PORTABLE);
     let mut record = [0; MAX_RECORD];
-    let encoded = encode(old, new, &mut record);
+    let encoded = encoder.encode(old, new, None, &mut record);
+    let mut wide = [0; MAX_RECORD];
+    let mut copy = *old.unwrap_or(&[0; PAGE]);
+    let mut wide_encoder = Encoder::new(features());
+    let again = match old {
+        Some(_) => wide_encoder.encode_update(&mut copy, new, None, &mut wide),
+        None => wide_encoder.encode(None, new, None, &mut wide),
+    };
+    assert_eq!((again, &wide[..again.len]), (encoded, &record[..encoded.len]));
+    assert!(old.is_none() || copy == *new);
     let mut page = *old.unwrap_or(&[0x5a; PAGE]);
     assert_eq!(decode(&record[..encoded.len], &mut page, old.is_some()), Ok(encoded.len));
     assert!(page == *new);
@@ -109,7 +120,7 @@ fn check_round_trip(old: Option<&Page>, new: &Page) {
 
     let mut buf = [0; MAX_RECORD + MAX_PAGE_HEAD];
     let mut batch = BatchWriter::new(&mut buf);
-    assert_eq!(batch.encode_page(u64::MAX, true, old, new), Ok(encoded));
+    assert_eq!(batch.encode_page(&mut encoder, u64::MAX, true, old, new), Ok(encoded));
     let len = batch.finish();
     let mut ops = BatchReader::new(&buf[..len]);
     let want = Op::Page { pfn: u64::MAX, keep: true, record: &record[..encoded.len] };

@@ -4,7 +4,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::page::{PAGE, PageReason, decode, vectors};
+use crate::page::{PAGE, PageReason, decode, encode, vectors};
 
 fn ops(batch: &[u8]) -> Vec<Op<'_>> {
     BatchReader::new(batch).map(|op| op.expect("a good batch")).collect()
@@ -57,7 +57,7 @@ fn a_full_batch_stays_as_it_was() {
     let mut w = BatchWriter::new(&mut buf);
     w.page(5, true, &[0]).unwrap();
     assert_eq!(w.page(5, true, &[3; MAX_RECORD]), Err(Full));
-    assert_eq!(w.encode_page(6, true, None, &[1; PAGE]), Err(Full));
+    assert_eq!(w.encode_page(&mut encoder(), 6, true, None, &[1; PAGE]), Err(Full));
     w.page(6, true, &[1]).unwrap();
     let len = w.finish();
     assert_eq!(buf[..len], [1, 10, 0, 2, 1]);
@@ -70,7 +70,7 @@ fn encode_page_equals_page_of_an_encoded_record() {
     for (old, keep) in [(None, true), (Some(&old), false)] {
         let (mut a, mut b) = ([0; 8192], [0; 8192]);
         let mut direct = BatchWriter::new(&mut a);
-        let encoded = direct.encode_page(9, keep, old, &new).unwrap();
+        let encoded = direct.encode_page(&mut encoder(), 9, keep, old, &new).unwrap();
         let mut record = [0; MAX_RECORD];
         assert_eq!(encode(old, &new, &mut record), encoded);
         let mut copied = BatchWriter::new(&mut b);
@@ -118,7 +118,7 @@ proptest! {
             } else {
                 let mut page = [0; PAGE];
                 page[..data.len()].copy_from_slice(&data);
-                w.encode_page(pfn, keep, None, &page).unwrap();
+                w.encode_page(&mut encoder(), pfn, keep, None, &page).unwrap();
                 want.push((Some((pfn, keep)), page.to_vec()));
             }
         }
@@ -144,4 +144,8 @@ proptest! {
         }
         prop_assert!(seen <= bytes.len() + 1);
     }
+}
+
+fn encoder() -> Encoder {
+    Encoder::new(crate::page::Features::PORTABLE)
 }

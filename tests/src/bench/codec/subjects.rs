@@ -2,7 +2,8 @@
 
 use std::hint::black_box;
 
-use llm_core::page::{self, MAX_RECORD, PAGE, Page};
+use llm_core::page::{self, Encoder, Features, MAX_RECORD, Next, PAGE, Page};
+use llm_dom0::checkpoint::width;
 
 use super::arena::{Aligned, Arena, Subject};
 use super::xbzrle;
@@ -94,10 +95,11 @@ pub(super) fn encoders() -> Vec<Subject> {
             PAGE
         }),
         encoder("xbzrle", "", 1, xbzrle),
-        encoder("llm", "portable", 1, |old, new, out: &mut [u8; MAX_RECORD]| {
-            page::encode(Some(old), new, out).len
-        }),
     ];
+    for features in widths() {
+        subjects.push(ours("llm", features, true, false));
+        subjects.push(ours("llm, next known", features, true, true));
+    }
     subjects.extend(compressors());
     subjects
 }
@@ -156,12 +158,43 @@ pub(super) fn updaters() -> Vec<Subject> {
             *old = *new;
             len
         }),
-        updater("llm", "portable", |old, new, out: &mut [u8; MAX_RECORD]| {
-            let len = page::encode(Some(old), new, out).len;
-            *old = *new;
-            len
-        }),
     ]
+    .into_iter()
+    .chain(widths().into_iter().map(our_updater))
+    .collect()
+}
+
+/// What this machine can do, up to the widest.
+fn widths() -> Vec<Features> {
+    let mut widths = vec![Features::PORTABLE];
+    widths.extend(width::available());
+    widths
+}
+
+/// Our encoder, with or without old copies, and told of the next pair or not.
+fn ours(name: &'static str, features: Features, has_old: bool, next: bool) -> Subject {
+    let mut encoder = Box::new(Encoder::new(features));
+    let mut ring = Ring::new();
+    subject(name, features.name(), 1, move |arena, places| {
+        let mut bytes = 0;
+        let pair = |at: &u32| {
+            let at = *at as usize;
+            Next { old: has_old.then_some(&arena.old[at].0), new: &arena.new[at].0 }
+        };
+        for (i, at) in places.iter().enumerate() {
+            let next = if next { places.get(i + 1).map(pair) } else { None };
+            let Next { old, new } = pair(at);
+            let len = encoder.encode(old, new, next, ring.room()).len;
+            ring.at += len;
+            bytes += len;
+        }
+        bytes
+    })
+}
+
+fn our_updater(features: Features) -> Subject {
+    let mut encoder = Box::new(Encoder::new(features));
+    updater("llm", features.name(), move |old, new, out| encoder.encode_update(old, new, None, out).len)
 }
 
 /// A subject that decodes what `encode` made of every distinct pair.
@@ -172,34 +205,29 @@ fn decoder(
     mut decode: impl FnMut(&[u8], &mut Page) -> usize + 'static,
 ) -> Subject {
     let mut records: Vec<u8> = Vec::new();
-    let mut lens: Vec<u32> = Vec::new();
-    let mut subject = subject(name, width, 1, move |arena, at| {
+    // By place: where in `records` the record starts and ends.
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    let mut subject = subject(name, width, 1, move |arena, places| {
         if records.is_empty() {
+            ranges.resize(arena.old.len(), (0, 0));
             for &at in &arena.at {
                 let at = at as usize;
                 let mut record = [0; MAX_RECORD];
                 let len = encode(&arena.old[at].0, &arena.new[at].0, &mut record);
+                ranges[at] = (records.len(), records.len() + len);
                 records.extend_from_slice(&record[..len]);
-                lens.push(u32::try_from(len).expect("a page"));
+                let mut page = arena.old[at].0;
+                decode(&record[..len], &mut page);
+                assert!(page == arena.new[at].0, "a page came out as another one");
             }
-            // The first pass is no measurement: it checks.
-            let mut rest = records.as_slice();
-            for (at, len) in arena.at.iter().zip(&lens) {
-                let (record, next) = rest.split_at(*len as usize);
-                let Aligned(page) = &mut arena.old[*at as usize];
-                decode(record, page);
-                assert!(*page == arena.new[*at as usize].0, "a page came out as another one");
-                rest = next;
-            }
-            return records.len();
         }
-        let mut rest = records.as_slice();
-        for (at, len) in at.iter().zip(&lens) {
-            let (record, next) = rest.split_at(*len as usize);
-            black_box(decode(record, &mut arena.old[*at as usize].0));
-            rest = next;
+        let mut bytes = 0;
+        for &at in places {
+            let Aligned(page) = &mut arena.old[at as usize];
+            let (start, end) = ranges[at as usize];
+            bytes += black_box(decode(&records[start..end], page));
         }
-        records.len()
+        bytes
     });
     subject.changes = true;
     subject
@@ -236,13 +264,11 @@ pub(super) fn decoders() -> Vec<Subject> {
 
 /// Encoders of pages without an old copy.
 pub(super) fn fresh() -> Vec<Subject> {
-    let mut subjects = vec![
-        encoder("memcpy to a ring", "", 1, |_, new, out: &mut [u8; PAGE]| {
-            *out = *new;
-            PAGE
-        }),
-        encoder("llm", "portable", 1, |_, new, out: &mut [u8; MAX_RECORD]| page::encode(None, new, out).len),
-    ];
+    let mut subjects = vec![encoder("memcpy to a ring", "", 1, |_, new, out: &mut [u8; PAGE]| {
+        *out = *new;
+        PAGE
+    })];
+    subjects.extend(widths().into_iter().map(|features| ours("llm", features, false, true)));
     subjects.extend(compressors().into_iter().filter(|s| !s.name.starts_with("xor")));
     subjects
 }
