@@ -101,7 +101,8 @@ impl RecordKind {
     const ALL: [Self; 4] = [Self::Input, Self::Note, Self::Cut, Self::Carry];
 
     /// The upper half of the header's flags.
-    const fn code(self) -> u8 {
+    #[must_use]
+    pub const fn code(self) -> u8 {
         match self {
             Self::Input => 0,
             Self::Note => 1,
@@ -110,7 +111,9 @@ impl RecordKind {
         }
     }
 
-    fn from_code(code: u8) -> Option<Self> {
+    /// The kind with this code; `None` if there is none.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.get(usize::from(code)).copied()
     }
 }

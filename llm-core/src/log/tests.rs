@@ -182,3 +182,16 @@ proptest! {
         prop_assert!(records(&bytes, None).count() <= bytes.len() / HEADER + 1);
     }
 }
+
+#[test]
+fn a_cleared_log_goes_on_and_a_restarted_one_does_not() {
+    let mut buf = [0; 128];
+    let mut writer = LogWriter::new(&mut buf, 5);
+    assert_eq!(writer.append(&entry(1, b"a")), Ok(5));
+    writer.clear();
+    assert_eq!(writer.append(&entry(1, b"b")), Ok(6));
+    assert_eq!(writer.written(), log(6, &[entry(1, b"b")]));
+    writer.restart(9);
+    assert_eq!(writer.append(&entry(1, b"c")), Ok(9));
+    assert_eq!(writer.written(), log(9, &[entry(1, b"c")]));
+}

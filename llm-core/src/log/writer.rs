@@ -103,6 +103,22 @@ impl<'a> LogWriter<'a> {
         self.next_lsn
     }
 
+    /// The piece as it is so far, for writers that go on in the same buffer.
+    #[must_use]
+    pub fn written(&self) -> &[u8] {
+        self.buf.get(..self.len).unwrap_or_default()
+    }
+
+    /// Begins an empty piece in the same buffer; its first record gets the number that comes next.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Begins an empty piece in the same buffer, whose first record gets the number `first_lsn`.
+    pub fn restart(&mut self, first_lsn: u64) {
+        (self.len, self.next_lsn) = (0, Some(first_lsn));
+    }
+
     /// Ends the piece: its length in bytes, from the start of the buffer.
     #[must_use]
     pub fn finish(self) -> usize {

@@ -162,6 +162,17 @@ impl<'a> BatchWriter<'a> {
         Ok(encoded)
     }
 
+    /// The batch as it is so far, for writers that go on in the same buffer.
+    #[must_use]
+    pub fn written(&self) -> &[u8] {
+        self.buf.get(..self.len).unwrap_or_default()
+    }
+
+    /// Begins an empty batch in the same buffer.
+    pub fn clear(&mut self) {
+        (self.len, self.last_pfn) = (0, 0);
+    }
+
     /// Ends the batch: its length in bytes, from the start of the buffer.
     #[must_use]
     pub fn finish(self) -> usize {

@@ -12,6 +12,8 @@ use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU64, Ordering, compiler_fence, fence};
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use super::layout::Header;
 use super::{Field, Memory, UNIT};
 
@@ -21,7 +23,7 @@ pub const PAGE: usize = 4096;
 const _: () = assert!(size_of::<Page>() == PAGE && size_of::<Header>() == PAGE);
 
 /// A page, with its alignment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4096))]
 pub struct Page(pub [u8; PAGE]);
 

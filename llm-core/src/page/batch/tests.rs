@@ -149,3 +149,15 @@ proptest! {
 fn encoder() -> Encoder {
     Encoder::new(crate::page::Features::PORTABLE)
 }
+
+#[test]
+fn a_cleared_batch_stands_alone() {
+    let mut buf = [0; 64];
+    let mut w = BatchWriter::new(&mut buf);
+    w.page(0x100, true, &[0]).unwrap();
+    assert_eq!(w.written(), [1, 0x80, 0x04, 0]);
+    w.clear();
+    assert!(w.is_empty() && w.written().is_empty());
+    w.page(0x101, true, &[0]).unwrap();
+    assert_eq!(ops(w.written()), [Op::Page { pfn: 0x101, keep: true, record: &[0] }]);
+}
