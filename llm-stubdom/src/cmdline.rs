@@ -3,6 +3,7 @@
 //! | option | what it does |
 //! |---|---|
 //! | `fault=digest` | a byte of the decoded test page is flipped: the self-test must fail |
+//! | `fault=panic` | the kernel panics: it must say so and crash the domain |
 //! | `fault=null` | address 0 is read: Xen must crash the domain |
 //! | `fault=stack` | the page below the stack is read: Xen must crash the domain |
 //!
@@ -15,6 +16,8 @@ use core::fmt;
 pub enum Fault {
     /// A flipped byte, before digests are compared.
     Digest,
+    /// A panic.
+    Panic,
     /// A read through a null pointer.
     Null,
     /// A read beyond the end of the stack.
@@ -39,7 +42,7 @@ pub struct UnknownValue<'a> {
 
 impl fmt::Display for UnknownValue<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Kernel option {}={} is unknown: use digest, null or stack", self.key, self.value)
+        write!(f, "Kernel option {}={} is unknown: use digest, panic, null or stack", self.key, self.value)
     }
 }
 
@@ -56,6 +59,7 @@ impl Options {
             if let Some((key @ "fault", value)) = word.split_once('=') {
                 options.fault = Some(match value {
                     "digest" => Fault::Digest,
+                    "panic" => Fault::Panic,
                     "null" => Fault::Null,
                     "stack" => Fault::Stack,
                     _ => return Err(UnknownValue { key, value }),

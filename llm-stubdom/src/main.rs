@@ -1,5 +1,5 @@
-//! The unikernel of LLM: boots as a paravirtual Xen domain, shows on the
-//! hypervisor's console that llm-core works in it, and powers off.
+//! The unikernel of LLM: boots as a paravirtual Xen domain. Made by a toolstack, it serves a driver in Dom0 until it is
+//! asked to end; as the first domain of a host it shows that all it is made of works, and powers off.
 //!
 //! Run on a hypervisor; a host process started from this file would crash at once.
 #![no_std]
@@ -7,43 +7,98 @@
 #![deny(unsafe_code)]
 
 use core::panic::PanicInfo;
-use llm_stubdom::abi::start_info;
 use llm_stubdom::arch::hypercall::{self, Reason};
+use llm_stubdom::arch::machine::{Channel, Machine, Toolstack};
 use llm_stubdom::cmdline::{Fault, Options};
-use llm_stubdom::{abi, console, println, selftest};
+use llm_stubdom::grants::Grants;
+use llm_stubdom::kernel::{self, Kernel, StoreLine};
+use llm_stubdom::server::{Event, Server};
+use llm_stubdom::store::Store;
+use llm_stubdom::{abi, console, loopback, println, selftest};
 
 #[allow(unsafe_code, reason = "entry from Xen and the functions the compiler calls")]
 mod boot;
 
-/// Runs once the boot code has made a stack; `info` is what Xen says of this domain.
-fn main(info: &start_info) -> ! {
-    let magic = info.magic.map(|c| c.cast_unsigned());
+/// Runs once the boot code has made a stack and mapped all memory.
+fn main(mut machine: Machine) -> ! {
+    let toolstack = machine.toolstack.take().map(|Toolstack { console, store }| {
+        console::init(console.page, console.port);
+        store
+    });
     println!(
         "llm-stubdom {} on {}, {} pages of memory",
         env!("CARGO_PKG_VERSION"),
-        abi::text(&magic).unwrap_or("an unknown hypervisor"),
-        info.nr_pages
+        abi::text(&machine.magic).unwrap_or("an unknown hypervisor"),
+        machine.frames.pages()
     );
-    let line = info.cmd_line.map(i8::cast_unsigned);
-    let options = match Options::parse(abi::text(&line).unwrap_or_default()) {
+    let options = match Options::parse(abi::text(&machine.cmd_line).unwrap_or_default()) {
         Ok(options) => options,
         Err(error) => panic!("{error}"),
     };
     match options.fault {
         Some(Fault::Null) => boot::read_null(),
         Some(Fault::Stack) => boot::read_stack_guard(),
+        Some(Fault::Panic) => panic!("as asked by fault=panic"),
         Some(Fault::Digest) | None => {}
     }
     match selftest::run(options.fault == Some(Fault::Digest)) {
         Ok(report) => println!("llm-core: {report}"),
         Err(error) => panic!("Self-test failed: {error}"),
     }
+    match toolstack {
+        Some(store) => serve(machine, store),
+        None => match loopback::run(machine) {
+            Ok(report) => println!("llm-stubdom: {report}"),
+            Err(error) => panic!("Loopback test failed: {error}"),
+        },
+    }
     println!("llm-stubdom: done, powering off");
+    console::drain();
     hypercall::shutdown(Reason::PowerOff)
+}
+
+/// Serves until a toolstack asks the domain to end.
+fn serve(machine: Machine, Channel { page, port }: Channel) {
+    let Machine { grants, frames, mut arena, .. } = machine;
+    let store = Store::new(page, StoreLine(port));
+    let (Some(requests), Some(answers)) = (kernel::ring(&mut arena), kernel::ring(&mut arena)) else {
+        panic!("Too little memory for the rings");
+    };
+    let Some((service, request)) = kernel::service(&mut arena) else {
+        panic!("Too little memory for the buffers");
+    };
+    println!(
+        "llm-stubdom: room for copies of {} pages, {} pages used otherwise",
+        service.capacity(),
+        frames.pages() - service.capacity()
+    );
+    let kernel = Kernel::new(frames, Grants::new(grants), (requests, answers), port, tell);
+    if let Err(error) = Server::new(kernel, store, service, request).run() {
+        panic!("The server cannot go on: {error}");
+    }
+}
+
+/// Writes what happens to the console.
+fn tell(event: Event) {
+    match event {
+        Event::Offered => println!("llm-stubdom: rings are offered"),
+        Event::Connected => println!("llm-stubdom: a driver is connected"),
+        Event::Parted { why, counts } => {
+            println!(
+                "llm-stubdom: parted after {} pages, {} log records, {} frames of {} bytes",
+                counts.pages, counts.records, counts.frames, counts.bytes
+            );
+            if let Some(why) = why {
+                println!("llm-stubdom: {why}");
+            }
+        }
+        Event::Shutdown => println!("llm-stubdom: asked to end"),
+    }
 }
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     console::print_in_panic(format_args!("llm-stubdom: {info}\n"));
+    console::drain();
     hypercall::shutdown(Reason::Crash)
 }

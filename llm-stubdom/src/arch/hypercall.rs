@@ -88,26 +88,7 @@ pub fn shutdown(reason: Reason) -> ! {
     }
 }
 
-/// Takes the page at virtual address `va` out of this domain's page tables, so
-/// that touching it crashes the domain (`HYPERVISOR_update_va_mapping`).
-///
-/// # Errors
-/// [`Refused`] with Xen's error number; the page is still mapped.
-///
-/// # Safety
-/// `va` is a multiple of [`abi::PAGE`], and no live object lies in that page.
-pub unsafe fn unmap(va: usize) -> Result<(), Refused> {
-    /// `UVMF_INVLPG`: flush this one entry of the translation buffer.
-    const UVMF_INVLPG: u64 = 2;
-    // SAFETY:
-    // - A zero entry maps nothing; the caller promises that nothing lives there.
-    let ret = unsafe {
-        hypercall::<{ xen_sys::__HYPERVISOR_update_va_mapping }>([va as u64, 0, UVMF_INVLPG, 0, 0])
-    };
-    check(ret)
-}
-
-fn check(ret: i64) -> Result<(), Refused> {
+pub(super) fn check(ret: i64) -> Result<(), Refused> {
     if ret < 0 { Err(Refused(-ret)) } else { Ok(()) }
 }
 
@@ -116,7 +97,7 @@ fn check(ret: i64) -> Result<(), Refused> {
 /// # Safety
 /// The caller upholds the contract of that hypercall: pointers among `args` point
 /// to what Xen will read or write there.
-unsafe fn hypercall<const NR: u32>(args: [u64; 5]) -> i64 {
+pub(super) unsafe fn hypercall<const NR: u32>(args: [u64; 5]) -> i64 {
     let ret: i64;
     // SAFETY:
     // - The stub is entered as the ABI says, with all it may change listed.

@@ -1,0 +1,234 @@
+use super::*;
+use crate::random::Random;
+use crate::shared::testing::TestPage;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+/// The other side: takes what is in the request ring in small pieces, and has replies to give.
+struct Daemon {
+    page: TestPage,
+    requests: ByteRing,
+    replies: ByteRing,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    nodes: BTreeMap<String, Vec<u8>>,
+    random: Random,
+    answer: fn(&mut Self, Header, &[u8]),
+}
+
+impl Daemon {
+    fn reply(&mut self, header: Header, payload: &[u8]) {
+        self.output.extend(Header { len: payload.len() as u32, ..header }.to_bytes());
+        self.output.extend_from_slice(payload);
+    }
+
+    /// A bit of progress; false if there was none.
+    fn step(&mut self) -> bool {
+        let mut piece = [0; 40];
+        let (piece, _) = piece.split_at_mut(1 + self.random.below(39) as usize);
+        let got = self.requests.read(&self.page, piece).unwrap();
+        self.input.extend_from_slice(&piece[..got]);
+        let header = self.input.first_chunk().map(|bytes| Header::from_bytes(*bytes));
+        if let Some(header) = header.filter(|header| self.input.len() >= HEADER + header.len as usize) {
+            let rest = self.input.split_off(HEADER + header.len as usize);
+            let message = std::mem::replace(&mut self.input, rest);
+            (self.answer)(self, header, &message[HEADER..]);
+        }
+        let count = self.output.len().min(1 + self.random.below(39) as usize);
+        let put = self.replies.write(&self.page, &self.output[..count]).unwrap();
+        self.output.drain(..put);
+        got > 0 || put > 0
+    }
+}
+
+/// An honest xenstored.
+fn honest(daemon: &mut Daemon, header: Header, payload: &[u8]) {
+    let event = |daemon: &mut Daemon, token: &str| {
+        let header = Header { kind: Kind::WATCH_EVENT, id: 0, transaction: 0, len: 0 };
+        daemon.reply(header, std::format!("data/llm\0{token}\0").as_bytes());
+    };
+    let mut parts = payload.splitn(2, |byte| *byte == 0);
+    let path = String::from_utf8(parts.next().unwrap().to_vec()).unwrap();
+    let value = parts.next().unwrap_or_default().to_vec();
+    if daemon.random.below(3) == 0 {
+        event(daemon, "03");
+    }
+    match header.kind {
+        Kind::WRITE => {
+            daemon.nodes.insert(path, value);
+            daemon.reply(header, b"OK\0");
+        }
+        Kind::READ => match daemon.nodes.get(&path).cloned() {
+            Some(value) => daemon.reply(header, &value),
+            None => daemon.reply(Header { kind: Kind::ERROR, ..header }, b"ENOENT\0"),
+        },
+        Kind::RM => {
+            daemon.nodes.remove(&path);
+            daemon.reply(header, b"OK\0");
+        }
+        Kind::DIRECTORY => {
+            let prefix = path + "/";
+            let names: Vec<u8> = daemon
+                .nodes
+                .keys()
+                .filter_map(|node| node.strip_prefix(&prefix))
+                .flat_map(|name| [name.as_bytes(), b"\0"].concat())
+                .collect();
+            daemon.reply(header, &names);
+        }
+        Kind::WATCH => {
+            daemon.reply(header, b"OK\0");
+            let token = String::from_utf8(value).unwrap();
+            event(daemon, token.trim_end_matches('\0'));
+        }
+        Kind::TRANSACTION_START => daemon.reply(header, b"17\0"),
+        Kind::TRANSACTION_END if header.transaction == 17 => daemon.reply(header, b"OK\0"),
+        _ => daemon.reply(Header { kind: Kind::ERROR, ..header }, b"EINVAL\0"),
+    }
+}
+
+struct Turns(Rc<RefCell<Daemon>>);
+
+impl Line for Turns {
+    fn notify(&mut self) {}
+
+    fn wait(&mut self) -> bool {
+        self.0.borrow_mut().step()
+    }
+}
+
+fn store(seed: u64, answer: fn(&mut Daemon, Header, &[u8])) -> (Store<TestPage, Turns>, Rc<RefCell<Daemon>>) {
+    let page = TestPage::new();
+    let daemon = Rc::new(RefCell::new(Daemon {
+        requests: ByteRing::new(&page, REQ, REQ_CONS, REQ_PROD),
+        replies: ByteRing::new(&page, RSP, RSP_PROD, RSP_CONS),
+        page: page.clone(),
+        input: Vec::new(),
+        output: Vec::new(),
+        nodes: BTreeMap::new(),
+        random: Random::new(seed),
+        answer,
+    }));
+    (Store::new(page, Turns(daemon.clone())), daemon)
+}
+
+#[test]
+fn reads_what_it_wrote_through_rings_that_wrap() {
+    let (mut store, daemon) = store(1, honest);
+    let mut random = Random::new(2);
+    for _ in 0..100 {
+        let value: Vec<u8> = (0..random.below(3000)).map(|_| random.next() as u8).collect();
+        store.write(Tx::NONE, "data/llm/state", &value).unwrap();
+        assert_eq!(store.read(Tx::NONE, "data/llm/state"), Ok(&value[..]));
+    }
+    assert_eq!(
+        store.read(Tx::NONE, "data/none"),
+        Err(StoreError::Refused(Refusal::NoEntry)),
+        "and it goes on after a refusal"
+    );
+    store.write(Tx::NONE, "data/llm/version", b"1").unwrap();
+    let names: Vec<String> = store
+        .directory(Tx::NONE, "data/llm")
+        .unwrap()
+        .map(|name| String::from_utf8_lossy(name).to_string())
+        .collect();
+    assert_eq!(names, ["state", "version"]);
+    store.remove(Tx::NONE, "data/llm/state").unwrap();
+    assert!(store.read(Tx::NONE, "data/llm/state").is_err());
+    let tx = store.begin().unwrap();
+    store.write(tx, "data/llm/version", b"2").unwrap();
+    store.commit(tx).unwrap();
+    assert_eq!(store.abort(Tx(18)), Err(StoreError::Refused(Refusal::Other)));
+    assert_eq!(daemon.borrow().nodes["data/llm/version"], b"2");
+}
+
+#[test]
+fn events_between_replies_are_kept_and_told_once() {
+    let (mut store, daemon) = store(3, honest);
+    store.watch("data/llm", 12).unwrap();
+    while daemon.borrow_mut().step() {}
+    assert!(store.fired().unwrap().has(12));
+    assert!(!store.fired().unwrap().has(12));
+    for _ in 0..50 {
+        store.write(Tx::NONE, "data/llm/x", b"y").unwrap();
+    }
+    let fired = store.fired().unwrap();
+    assert!(fired.has(3) && !fired.has(12) && !fired.has(32));
+}
+
+#[test]
+fn hostile_replies_are_errors() {
+    let (mut too_long, _) = store(4, |daemon, header, _| {
+        daemon.output.extend(Header { len: u32::MAX, ..header }.to_bytes());
+    });
+    let len = u32::MAX as usize;
+    assert_eq!(too_long.read(Tx::NONE, "x"), Err(StoreError::TooLong { len, max: MAX_PAYLOAD }));
+    let (mut other_kind, _) = store(5, |daemon, header, _| {
+        daemon.reply(Header { kind: Kind::WRITE, ..header }, b"");
+    });
+    assert!(matches!(other_kind.read(Tx::NONE, "x"), Err(StoreError::Reply { .. })));
+    let (mut other_id, _) = store(6, |daemon, header, _| {
+        daemon.reply(Header { id: header.id + 1, ..header }, b"");
+    });
+    assert!(matches!(other_id.read(Tx::NONE, "x"), Err(StoreError::Reply { .. })));
+    let (mut silent, _) = store(7, |_, _, _| ());
+    assert_eq!(silent.read(Tx::NONE, "x"), Err(StoreError::TimedOut));
+    let (mut no_number, _) = store(8, |daemon, header, _| daemon.reply(header, b"+17\0"));
+    assert_eq!(no_number.begin(), Err(StoreError::Payload));
+    let long = [0; MAX_PAYLOAD];
+    assert!(matches!(no_number.write(Tx::NONE, "x", &long), Err(StoreError::TooLong { .. })));
+}
+
+#[test]
+fn a_late_reply_is_not_taken_for_another() {
+    fn late(daemon: &mut Daemon, header: Header, payload: &[u8]) {
+        if payload != b"lost\0" {
+            daemon.reply(Header { id: header.id - 1, ..header }, b"late");
+            daemon.reply(header, b"right");
+        }
+    }
+    let (mut store, _) = store(9, late);
+    assert_eq!(store.read(Tx::NONE, "lost"), Err(StoreError::TimedOut));
+    assert_eq!(store.read(Tx::NONE, "x"), Ok(&b"right"[..]));
+}
+
+/// Whatever comes, there is an answer or an error, and nothing else.
+#[test]
+fn noise_never_panics_nor_hangs() {
+    for seed in 0..500 {
+        let (mut store, daemon) = store(seed, |daemon, header, _| {
+            let payload: Vec<u8> =
+                (0..daemon.random.below(30)).map(|_| daemon.random.next() as u8 % 4).collect();
+            let pick = |random: &mut Random, right: u32| match random.below(4) {
+                0 => random.next() as u32,
+                1 => random.below(20) as u32,
+                _ => right,
+            };
+            let kind = Kind(pick(&mut daemon.random, header.kind.0));
+            let id = pick(&mut daemon.random, header.id);
+            let len = pick(&mut daemon.random, payload.len() as u32);
+            daemon.output.extend(Header { kind, id, transaction: 0, len }.to_bytes());
+            daemon.output.extend(payload);
+        });
+        for _ in 0..10 {
+            let _ = store.read(Tx::NONE, "x").map(<[u8]>::len);
+            let _ = store.watch("x", 3);
+        }
+        // An index of the ring that is noise itself.
+        let index = daemon.borrow_mut().random.next() as u32;
+        daemon.borrow().page.store32(RSP_PROD, index);
+        let _ = store.fired();
+    }
+}
+
+#[test]
+fn decimals_are_digits_alone() {
+    assert_eq!(decimal(b"17\0"), Some(17));
+    assert_eq!(decimal(b"0"), Some(0));
+    for text in [&b""[..], b"+1", b"-1", b"1 ", b"4294967296", b"\xff", b"1\0\0"] {
+        assert_eq!(decimal(text), None, "{text:?}");
+    }
+}
