@@ -13,6 +13,7 @@
 //! | [`replay`] | what the log must keep, and its replay into a restored guest |
 //! | [`ring`] | records through memory shared with a peer that is not trusted |
 //! | [`replication`] | primary and backup state machines |
+//! | [`service`] | what a driver and a unikernel that encodes for it say to each other |
 #![no_std]
 // Allowed in the files that docs/unsafe.md names, each of which says so itself.
 #![deny(unsafe_code)]
@@ -34,4 +35,5 @@ pub mod page;
 pub mod replay;
 pub mod replication;
 pub mod ring;
+pub mod service;
 pub mod time;

@@ -7,10 +7,11 @@ use crate::arch::ring::RingPages;
 use crate::arena::Arena;
 use crate::grants::{Grants, Ref};
 use crate::server::{Event, Offer, Platform};
-use crate::service::{Copies, MAX_BATCH, MAX_LOG, MAX_REQUEST, Service};
+use crate::service::{Copies, Service};
 use crate::store::Line;
 use crate::wait::{self, MS};
 use llm_core::ring::{self, Mapped};
+use llm_core::service::{MAX_BATCH, MAX_LOG, MAX_REQUEST};
 
 /// Data pages of each ring: 256 KiB, twice the longest answer and more.
 pub const RING_PAGES: usize = 64;

@@ -9,14 +9,13 @@ use crate::arch::ring::RingPages;
 use crate::arena::Arena;
 use crate::grants::{GrantError, Grants};
 use crate::kernel;
-use crate::service::{
-    ANSWER_HEAD, Answer, Begin, Failure as ServiceFailure, MAX_ANSWER, MAX_REQUEST, Output, Request, Service,
-};
+use crate::service::{Failure as ServiceFailure, Output, Service};
 use crate::wait::{self, MS};
 use core::fmt;
 use llm_core::frame::{HEADER, Header};
 use llm_core::page::PAGE;
 use llm_core::ring::{self, Consumer, Mapped, Memory, Producer};
+use llm_core::service::{ANSWER_HEAD, Answer, Begin, MAX_ANSWER, MAX_REQUEST, Request};
 
 /// The first domain's number.
 const OWN: u16 = 0;

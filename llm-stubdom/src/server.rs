@@ -3,12 +3,13 @@
 
 use crate::grants::Ref;
 use crate::handshake::{Handshake, State, Step, node};
-use crate::service::{BadRequest, Counts, Failure, MAX_ANSWER, MAX_REQUEST, Output, Service, VERSION};
+use crate::service::{Counts, Failure, Output, Service};
 use crate::shared::Shared;
 use crate::store::{Fired, Line, Refusal, Store, StoreError, Tx};
 use core::fmt::{self, Write};
 use heapless::String;
 use llm_core::ring::{AttachError, Consumer, Memory, Producer, ReserveError, RingError, Wake};
+use llm_core::service::{BadRequest, MAX_ANSWER, MAX_REQUEST, VERSION};
 
 /// What the loop needs of the machine.
 pub trait Platform {
@@ -124,6 +125,9 @@ impl From<StoreError> for Fatal {
     }
 }
 
+#[cfg(test)]
+mod tests;
+
 /// Tokens of the watches.
 const DRIVER: u8 = 1;
 const SHUTDOWN: u8 = 2;
@@ -172,11 +176,13 @@ impl<'a, P: Platform, S: Shared, L: Line> Server<'a, P, S, L> {
         self.store.watch(node::SHUTDOWN, SHUTDOWN)?;
         loop {
             self.fired.add(self.store.fired()?);
-            if self.fired.take(SHUTDOWN) && self.is_asked_to_end()? {
+            // Tokens that are not ours go as well: nobody would ever look at them.
+            let fired = core::mem::take(&mut self.fired);
+            if fired.has(SHUTDOWN) && self.is_asked_to_end()? {
                 self.platform.tell(Event::Shutdown);
                 return Ok(());
             }
-            if self.fired.take(DRIVER) {
+            if fired.has(DRIVER) {
                 self.driver = self.value(node::DRIVER_STATE)?;
             }
             let step = self.handshake.next(self.driver);
@@ -188,7 +194,7 @@ impl<'a, P: Platform, S: Shared, L: Line> Server<'a, P, S, L> {
             self.fired.add(self.store.fired()?);
             match ms {
                 Next::Again => {}
-                _ if self.fired != Fired::default() => {}
+                _ if is_news(self.fired) => {}
                 Next::Sleep => self.platform.wait(None),
                 Next::Later => self.platform.wait(Some(RETIRE_MS)),
             }
@@ -306,6 +312,11 @@ impl<'a, P: Platform, S: Shared, L: Line> Server<'a, P, S, L> {
     }
 }
 
+/// Whether a watch of ours has fired.
+const fn is_news(fired: Fired) -> bool {
+    fired.has(DRIVER) || fired.has(SHUTDOWN)
+}
+
 /// What the loop does next.
 enum Next {
     /// Looks again.
@@ -403,7 +414,7 @@ impl<P: Platform, S: Shared, L: Line> Output for Answers<'_, P, S, L> {
             if wait.sleep {
                 // A driver that is gone gives no room: its state in xenstore, or the toolstack, ends the wait.
                 self.fired.add(self.store.fired().map_err(Ended::Store)?);
-                if *self.fired != Fired::default() {
+                if is_news(*self.fired) {
                     return Err(Ended::Interrupted);
                 }
                 self.platform.wait(None);

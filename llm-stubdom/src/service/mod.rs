@@ -2,27 +2,24 @@
 //! its input log. Requests come in, answers go out; how, is not known here.
 
 mod copies;
-mod message;
 
 #[cfg(test)]
 mod tests;
 
 pub use copies::{Copies, MAX_PFN};
-pub use message::{
-    ANSWER_HEAD, Answer, BadRequest, Begin, MAX_ANSWER, MAX_BATCH, MAX_LOG, MAX_REQUEST, Request, VERSION,
-};
-
 use llm_core::frame::{self, Kind};
 use llm_core::log::{AppendError, Entry, LogWriter};
 use llm_core::page::batch::{BatchWriter, MAX_PAGE_HEAD};
 use llm_core::page::{self, MAX_RECORD, Page};
+use llm_core::service::{Answer, BadRequest, Begin, MAX_BATCH, MAX_LOG, Request};
 
 /// Where answers go.
 pub trait Output {
     /// Why one could not go.
     type Error;
 
-    /// Hands over one answer: `parts`, one behind the other, [`MAX_ANSWER`] bytes at most.
+    /// Hands over one answer: `parts`, one behind the other,
+    /// [`MAX_ANSWER`](llm_core::service::MAX_ANSWER) bytes at most.
     ///
     /// # Errors
     /// Nobody takes answers any more.

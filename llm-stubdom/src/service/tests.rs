@@ -6,6 +6,7 @@ use llm_core::log::{Flags, RecordKind, records};
 use llm_core::page::PAGE;
 use llm_core::page::batch::{BatchReader, Op};
 use llm_core::ring;
+use llm_core::service::{ANSWER_HEAD, MAX_ANSWER, MAX_REQUEST};
 use llm_core::time::Instant;
 use std::collections::BTreeMap;
 use std::vec;

@@ -8,6 +8,8 @@
 mod wire;
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use wire::{HEADER, Header, Kind, MAX_PAYLOAD, Refusal};
@@ -96,15 +98,6 @@ impl Fired {
     /// Adds those that have fired since.
     pub const fn add(&mut self, others: Self) {
         self.0 |= others.0;
-    }
-
-    /// Whether the watch with this token has, and forgets that it did.
-    pub const fn take(&mut self, token: u8) -> bool {
-        let has = self.has(token);
-        if has {
-            self.0 &= !(1 << token);
-        }
-        has
     }
 }
 
