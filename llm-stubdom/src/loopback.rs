@@ -35,11 +35,21 @@ pub struct Report {
     bytes: usize,
     /// Nanoseconds for each page.
     each: u64,
+    /// Copies of pages that a service would have room for.
+    copies: usize,
+}
+
+impl Report {
+    /// Copies of pages that a service would have room for.
+    #[must_use]
+    pub const fn copies(&self) -> usize {
+        self.copies
+    }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pages, slept, frames, bytes, each } = self;
+        let Self { pages, slept, frames, bytes, each, .. } = self;
         write!(f, "{pages} pages hold what is written, 10 ms of sleep took {} us, ", slept / 1000)?;
         write!(
             f,
@@ -103,11 +113,12 @@ pub fn run(machine: Machine) -> Result<Report, Failure> {
     check(gone, "a page was copied although its grant had ended")?;
 
     let (service, buffer) = kernel::service(&mut arena).ok_or(wrong)?;
+    let copies = service.capacity();
     ring::format(&answer.memory()).map_err(attach)?;
     let start = wait::now();
     let (frames, bytes) = try_service(service, buffer, &request, &answer)?;
     let each = (wait::now() - start) / (2 * PAGES);
-    Ok(Report { pages, slept, frames, bytes, each })
+    Ok(Report { pages, slept, frames, bytes, each, copies })
 }
 
 /// Writes to each page, then reads all of them.

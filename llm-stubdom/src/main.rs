@@ -47,10 +47,16 @@ fn main(mut machine: Machine) -> ! {
     }
     match toolstack {
         Some(store) => serve(machine, store),
-        None => match loopback::run(machine) {
-            Ok(report) => println!("llm-stubdom: {report}"),
-            Err(error) => panic!("Loopback test failed: {error}"),
-        },
+        None => {
+            let pages = machine.frames.pages();
+            match loopback::run(machine) {
+                Ok(report) => {
+                    println!("llm-stubdom: {report}");
+                    tell_room(pages, report.copies());
+                }
+                Err(error) => panic!("Loopback test failed: {error}"),
+            }
+        }
     }
     println!("llm-stubdom: done, powering off");
     console::drain();
@@ -67,15 +73,16 @@ fn serve(machine: Machine, Channel { page, port }: Channel) {
     let Some((service, request)) = kernel::service(&mut arena) else {
         panic!("Too little memory for the buffers");
     };
-    println!(
-        "llm-stubdom: room for copies of {} pages, {} pages used otherwise",
-        service.capacity(),
-        frames.pages() - service.capacity()
-    );
+    tell_room(frames.pages(), service.capacity());
     let kernel = Kernel::new(frames, Grants::new(grants), (requests, answers), port, tell);
     if let Err(error) = Server::new(kernel, store, service, request).run() {
         panic!("The server cannot go on: {error}");
     }
+}
+
+/// Tells what becomes of the memory.
+fn tell_room(pages: usize, copies: usize) {
+    println!("llm-stubdom: room for copies of {copies} pages, {} pages used otherwise", pages - copies);
 }
 
 /// Writes what happens to the console.

@@ -14,6 +14,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// The shipped kernel, without its debug information, is at most this long in bytes.
 const SIZE_MAX: u64 = 256 * 1024;
 
+/// Beside the copies of pages it uses at most so many pages of 64 MiB: 4 MiB.
+const OTHER_PAGES_MAX: u64 = 1024;
+
 /// `None` if the machine for it is missing and may be.
 fn boot(profile: Profile, options: &str) -> Option<Boot> {
     let machine = match Machine::find() {
@@ -46,6 +49,19 @@ fn boots(profile: Profile) {
     let page = boot.console.lines().find(|line| line.starts_with("llm-core: page 4096 bytes -> diff "));
     let whole = |line: &str| line.contains(" -> frame ") && line.ends_with(" equal");
     assert!(page.is_some_and(whole), "console:\n{}", boot.console);
+    // It is its own peer here: memory, time, an event channel, grants, and the service over both rings.
+    let loopback = " pages hold what is written, 10 ms of sleep took ";
+    assert_console(
+        &boot,
+        End::PoweredOff,
+        &[loopback, "event and grant came through, 32 pages twice became 3 frames of "],
+    );
+    let room = boot.console.lines().find_map(|line| line.strip_prefix("llm-stubdom: room for copies of "));
+    let numbers: Vec<u64> =
+        room.unwrap_or_default().split(' ').filter_map(|word| word.parse().ok()).collect();
+    let [copies, other] = numbers[..] else { panic!("no room is told:\n{}", boot.console) };
+    assert_eq!(copies + other, 16384);
+    assert!(other <= OTHER_PAGES_MAX, "{other} pages are used beside copies");
 }
 
 #[test]
@@ -62,6 +78,12 @@ fn release_kernel_boots_and_powers_off() {
 fn a_wrong_digest_fails_the_self_test() {
     let Some(boot) = boot(Profile::Release, "fault=digest") else { return };
     assert_console(&boot, End::Crashed, &["llm-stubdom: panicked", "Self-test failed"]);
+}
+
+#[test]
+fn a_panic_says_why_and_crashes_the_domain() {
+    let Some(boot) = boot(Profile::Release, "fault=panic") else { return };
+    assert_console(&boot, End::Crashed, &["llm-stubdom: panicked at ", "as asked by fault=panic"]);
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! | [`orphans`] | what a killed `xl migrate-receive` leaves running |
 //! | [`stdio`] | how `xl remus` gives us its pipes |
 //! | [`store`] | XenStore: nodes, watches, transactions |
+//! | [`unikernel`] | the unikernel that encodes: its configuration, its rings |
 mod child;
 pub mod evtchn;
 pub mod gntalloc;
@@ -24,6 +25,7 @@ pub mod remus;
 pub mod stdio;
 pub mod store;
 pub mod toolstack;
+pub mod unikernel;
 
 #[cfg(test)]
 mod testing;

@@ -1,6 +1,10 @@
 //! What a driver and a unikernel that encodes for it say to each other, over two rings: requests one way,
 //! answers the other. The bytes are specified in `docs/stubdom.md`.
 
+mod nodes;
+
+pub use nodes::{State, node};
+
 use core::fmt;
 
 use crate::log::{self, Entry, Flags, MAX_PACKET, RecordKind};
