@@ -10,7 +10,7 @@ pub use copies::{Copies, MAX_PFN};
 use llm_core::frame::{self, Kind};
 use llm_core::log::{AppendError, Entry, LogWriter};
 use llm_core::page::batch::{BatchWriter, MAX_PAGE_HEAD};
-use llm_core::page::{self, MAX_RECORD, Page};
+use llm_core::page::{self, Encoder, Features, MAX_RECORD, Page};
 use llm_core::service::{Answer, BadRequest, Begin, MAX_BATCH, MAX_LOG, Request};
 
 /// Where answers go.
@@ -58,6 +58,7 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct Service<'a> {
     copies: Copies<'a>,
+    encoder: Encoder,
     batch: BatchWriter<'a>,
     log: LogWriter<'a>,
     /// Numbers of the next frames; none before a session has begun.
@@ -77,7 +78,9 @@ impl<'a> Service<'a> {
     pub fn new(copies: Copies<'a>, batch: &'a mut [u8], log: &'a mut [u8]) -> Self {
         let (batch, log) =
             (BatchWriter::new(first(batch, MAX_BATCH)), LogWriter::new(first(log, MAX_LOG), 1));
-        Self { copies, batch, log, seqs: None, counts: Counts::default() }
+        // What every x86-64 has: Xen may not save the state of more.
+        let encoder = Encoder::new(Features::PORTABLE);
+        Self { copies, encoder, batch, log, seqs: None, counts: Counts::default() }
     }
 
     /// Copies that there is room for.
@@ -154,12 +157,13 @@ impl<'a> Service<'a> {
         // An error is impossible: there is room for any page.
         match self.copies.insert(pfn) {
             Some((copy, held)) => {
-                let encoded = self.batch.encode_page(pfn, true, held.then_some(&*copy), page);
+                let encoded =
+                    self.batch.encode_page(&mut self.encoder, pfn, true, held.then_some(&*copy), page);
                 if encoded.is_ok_and(|encoded| encoded.kind != page::Kind::Unchanged) {
                     *copy = *page;
                 }
             }
-            None => drop(self.batch.encode_page(pfn, false, None, page)),
+            None => drop(self.batch.encode_page(&mut self.encoder, pfn, false, None, page)),
         }
         self.counts.pages += 1;
         Ok(())
