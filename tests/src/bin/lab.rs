@@ -288,7 +288,8 @@ fn act(args: &Args) -> lab::Result<ExitCode> {
                 let llm = llm.clone().map_or(Llm::Build, Llm::File);
                 Lab::up(&Options { name: args.name.clone(), llm, ..Options::default() })?
             };
-            let summary = faults::run(&lab, only.as_deref(), 1);
+            let summary =
+                faults::run(&lab, only.as_deref().map_or(faults::Pick::All, faults::Pick::Named), 1);
             println!("{} scenarios held, {} did not", summary.passed.len(), summary.failed.len());
             return Ok(verdict(Ok(summary.held())));
         }

@@ -70,6 +70,32 @@ pub const TOUR: &[(&str, Scenario)] = &[
     ("guest-shut-down", primary::guest_shut_down),
 ];
 
+/// Scenarios left out where time is short: others try most of what they do.
+const LEFT_OUT: &[&str] =
+    &["llm-backup-killed", "llm-backup-lost-go-on", "llm-protected-again", "llm-log-budget"];
+
+/// Which scenarios to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pick<'a> {
+    /// All.
+    All,
+    /// All but those that others make up for.
+    Short,
+    /// The one of that name, or those whose name contains it.
+    Named(&'a str),
+}
+
+impl Pick<'_> {
+    fn wants(self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Short => !LEFT_OUT.contains(&name),
+            Self::Named(only) if TOUR.iter().any(|(name, _)| *name == only) => name == only,
+            Self::Named(only) => name.contains(only),
+        }
+    }
+}
+
 /// How the scenarios ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -87,17 +113,15 @@ impl Summary {
     }
 }
 
-/// Runs the scenario called `only`, those whose name contains it, or all, on a lab that is up; prints a line for each.
+/// Runs scenarios on a lab that is up; prints a line for each.
 ///
 /// A scenario that ends by a time-out or an error of the lab is tried again, up to `attempts` times in all, each time on
 /// hosts that were booted anew: emulated hosts on two cores stall now and then. A broken promise is never tried again. Each
 /// attempt is told.
-pub fn run(lab: &Lab, only: Option<&str>, attempts: u32) -> Summary {
+pub fn run(lab: &Lab, pick: Pick<'_>, attempts: u32) -> Summary {
     let mut tour = Tour { lab, host: None, options: None, lost: false };
     let mut summary = Summary::default();
-    let exact = TOUR.iter().any(|(name, _)| Some(*name) == only);
-    let wanted = |name: &str| only.is_none_or(|only| if exact { name == only } else { name.contains(only) });
-    for &(name, scenario) in TOUR.iter().filter(|(name, _)| wanted(name)) {
+    for &(name, scenario) in TOUR.iter().filter(|(name, _)| pick.wants(name)) {
         let mut result = tour.attempt(name, scenario);
         for _ in 1..attempts {
             if !tour.lost && matches!(&result, Err(error) if error.may_pass()) {

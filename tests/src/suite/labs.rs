@@ -6,10 +6,8 @@ use crate::{demo as main_job, faults as fault_tour, scenario};
 use llm_core::replication::Mode;
 use std::time::Duration;
 
-/// Failovers of the short soak; `cargo lab soak` runs as many as one likes.
-const SOAK: u32 = 2;
-/// The same in mode llm: one takes some two minutes, and the demo has another.
-const SOAK_LLM: u32 = 1;
+/// Failovers of the short soaks, of which the demo has two more; `cargo lab soak` runs as many as one likes.
+const SOAK: u32 = 1;
 
 pub(super) fn packages(options: &Options) -> Outcome {
     match Lab::prepare(&Paths::new(&options.name), &progress()) {
@@ -29,7 +27,7 @@ pub(super) fn faults(options: &Options) -> Outcome {
         Ok(lab) => lab,
         Err(error) => return broken(&error),
     };
-    let summary = fault_tour::run(&lab, None, 2);
+    let summary = fault_tour::run(&lab, fault_tour::Pick::Short, 2);
     let names: Vec<&str> = summary.failed.iter().map(|(name, _)| *name).collect();
     Outcome { passed: summary.passed.len(), failed: summary.failed.len(), note: names.join(", ") }
 }
@@ -52,7 +50,7 @@ pub(super) fn soak(options: &Options) -> Outcome {
 }
 
 pub(super) fn soak_llm(options: &Options) -> Outcome {
-    soak_in(options, Mode::Llm, SOAK_LLM)
+    soak_in(options, Mode::Llm, SOAK)
 }
 
 fn soak_in(options: &Options, mode: Mode, times: u32) -> Outcome {
