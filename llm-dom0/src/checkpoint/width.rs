@@ -21,10 +21,6 @@ pub fn available() -> Vec<Features> {
             // SAFETY: all that is asked for was detected, the kernel's part included.
             widths.push(unsafe { Features::avx2() });
         }
-        if avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512vbmi2") {
-            // SAFETY: all that is asked for was detected, the kernel's part included.
-            widths.push(unsafe { Features::avx512() });
-        }
     }
     widths
 }

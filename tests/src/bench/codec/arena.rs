@@ -57,7 +57,7 @@ impl Arena {
 pub(super) struct Subject {
     /// Ours begin with `llm`.
     pub(super) name: &'static str,
-    /// Registers used: `portable`, `avx2`, `avx512`, or empty if the subject chooses itself.
+    /// Registers used: `portable`, `avx2`, or empty if the subject chooses itself.
     pub(super) width: &'static str,
     /// Whether a pass changes the old copies.
     pub(super) changes: bool,
