@@ -19,8 +19,8 @@ use llm_stubdom::arch::page::SharedPage;
 use llm_stubdom::arena::Arena;
 use llm_stubdom::wait;
 
-/// Room for the stack, in bytes. The self-test holds some pages on it.
-const STACK: usize = 32 * PAGE;
+/// Room for the stack, in bytes. The self-test and the encoder hold some pages on it, an unoptimised build several times over.
+const STACK: usize = 64 * PAGE;
 
 /// Pages of address space that frames are shown in.
 const WINDOWS: usize = 4;
