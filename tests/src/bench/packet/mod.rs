@@ -63,7 +63,17 @@ fn notes() -> Vec<String> {
     .to_vec()
 }
 
+/// Both ends of each connection are in this process.
+fn allow_files(connections: usize) {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let wanted = Some(2 * connections as u64 + 1024);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum: wanted }) {
+        eprintln!("no {connections} connections at once: {error}");
+    }
+}
+
 fn measure_all(time: Duration, flows: usize, bench: &mut Bench) -> Result<()> {
+    allow_files(flows);
     let world = World::new()?;
     load::serve(&world.guest)?.map_err(failed("serve in the guest's place"))?;
     load::serve(&world.backup)?.map_err(failed("serve in the backup's place"))?;
@@ -93,7 +103,8 @@ fn measure(world: &World, mode: &str, time: Duration, flows: usize, bench: &mut 
     delays("link", world.host.enter(|| load::link(every, time))?);
     delays("paced", world.client.enter(|| load::paced(every, time))?);
     delays("busy", world.client.enter(|| load::busy(BUSY, time))?);
-    if flows > 0 {
+    // Each connection would wait for a checkpoint to be opened.
+    if flows > 0 && mode != "remus" {
         delays("flows", world.client.enter(|| load::flows(flows, time))?);
     }
     let mut add = |name: &str, rate: std::io::Result<f64>| {
