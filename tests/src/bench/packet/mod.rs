@@ -63,17 +63,23 @@ fn notes() -> Vec<String> {
     .to_vec()
 }
 
-/// Both ends of each connection are in this process.
-fn allow_files(connections: usize) {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    let wanted = Some(2 * connections as u64 + 1024);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum: wanted }) {
-        eprintln!("no {connections} connections at once: {error}");
+/// As many connections as this process may have, with both ends of each in it, and at most `wanted`.
+fn allowed(wanted: usize) -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let most = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }) {
+        eprintln!("the limit of open files stays as it is: {error}");
     }
+    let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+    let room = files.map_or(wanted, |files| files.saturating_sub(1024) / 2);
+    if room < wanted {
+        println!("{room} connections instead of {wanted}: the limit of open files allows no more");
+    }
+    room.min(wanted)
 }
 
 fn measure_all(time: Duration, flows: usize, bench: &mut Bench) -> Result<()> {
-    allow_files(flows);
+    let flows = allowed(flows);
     let world = World::new()?;
     load::serve(&world.guest)?.map_err(failed("serve in the guest's place"))?;
     load::serve(&world.backup)?.map_err(failed("serve in the backup's place"))?;
