@@ -68,6 +68,8 @@ impl World {
             all.extend(line.split(' '));
             words(&all)?;
         }
+        // Many connections, mode after mode: those that have ended keep their ports for a while.
+        words(&["ip", "netns", "exec", c, "sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535"])?;
         let script = self.dir.join("xl");
         fs::create_dir_all(&self.dir).context(|| format!("make {}", self.dir.display()))?;
         let text = format!("#!/bin/sh\nexec '{}' xl -- \"$@\"\n", program()?.display());
