@@ -78,6 +78,9 @@ pub enum UnikernelError {
     /// A ring has ended.
     #[error("A ring of the unikernel has ended")]
     Ring(#[from] RingError),
+    /// A request that is longer than any may be; nothing was sent.
+    #[error("A request to the unikernel is longer than {MAX_REQUEST} bytes")]
+    TooLong,
 }
 
 /// A unikernel that is connected. Dropped, it is told that the driver has left, and offers its rings anew.
@@ -147,17 +150,13 @@ impl Unikernel {
     ///
     /// # Errors
     ///
-    /// [`UnikernelError::Ring`].
-    ///
-    /// # Panics
-    ///
-    /// When the request has more bytes than [`MAX_REQUEST`].
+    /// [`UnikernelError::Ring`], or [`UnikernelError::TooLong`] when the request has more bytes than [`MAX_REQUEST`].
     pub fn send(&mut self, request: &Request<'_>) -> Result<bool, UnikernelError> {
-        let bytes = request.write(&mut self.request).expect("a request is not longer than the longest");
+        let bytes = request.write(&mut self.request).ok_or(UnikernelError::TooLong)?;
         let room = match self.requests.reserve(bytes.len()) {
             Ok(room) => room,
             Err(ReserveError::Ended(error)) => return Err(error.into()),
-            Err(ReserveError::TooLong { .. }) => unreachable!("both ends allow the longest request"),
+            Err(ReserveError::TooLong { .. }) => return Err(UnikernelError::TooLong),
         };
         let Some(mut room) = room else { return Ok(false) };
         // Both have the same length.
