@@ -6,6 +6,7 @@
 //! | `fault=panic` | the kernel panics: it must say so and crash the domain |
 //! | `fault=null` | address 0 is read: Xen must crash the domain |
 //! | `fault=stack` | the page below the stack is read: Xen must crash the domain |
+//! | `fault=ring` | in the middle of its work it writes nonsense into a ring: its driver must see it and go on without it |
 //!
 //! Xen may add words of its own for a first domain, so unknown ones are passed over.
 
@@ -22,6 +23,8 @@ pub enum Fault {
     Null,
     /// A read beyond the end of the stack.
     Stack,
+    /// A ring whose index jumps.
+    Ring,
 }
 
 /// The options understood.
@@ -42,7 +45,11 @@ pub struct UnknownValue<'a> {
 
 impl fmt::Display for UnknownValue<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Kernel option {}={} is unknown: use digest, panic, null or stack", self.key, self.value)
+        write!(
+            f,
+            "Kernel option {}={} is unknown: use digest, panic, null, ring or stack",
+            self.key, self.value
+        )
     }
 }
 
@@ -61,6 +68,7 @@ impl Options {
                     "digest" => Fault::Digest,
                     "panic" => Fault::Panic,
                     "null" => Fault::Null,
+                    "ring" => Fault::Ring,
                     "stack" => Fault::Stack,
                     _ => return Err(UnknownValue { key, value }),
                 });

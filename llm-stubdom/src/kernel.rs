@@ -10,7 +10,8 @@ use crate::server::{Event, Offer, Platform};
 use crate::service::{Copies, Service};
 use crate::store::Line;
 use crate::wait::{self, MS};
-use llm_core::ring::{self, Mapped};
+use core::sync::atomic::Ordering;
+use llm_core::ring::{self, Field, Mapped, Memory};
 use llm_core::service::{MAX_BATCH, MAX_LOG, MAX_REQUEST};
 
 /// Data pages of each ring: 256 KiB, twice the longest answer and more.
@@ -18,6 +19,9 @@ pub const RING_PAGES: usize = 64;
 
 /// The domain that the driver runs in.
 pub const DOM0: u16 = 0;
+
+/// An index that no ring can have.
+const NONSENSE: u64 = 0x7777_7777_7777_7777;
 
 /// Nanoseconds that xenstore has for each step of a reply.
 const STORE_PATIENCE: u64 = 10_000 * MS;
@@ -63,6 +67,8 @@ pub struct Kernel {
     granted: Granted,
     /// Where events go.
     tell: fn(Event),
+    /// Notifications until nonsense is written into the ring of answers, if that is wanted.
+    until_fault: Option<u32>,
 }
 
 /// Buffers and copies of the service, and room for a request, out of `arena`, of which nothing is left. `None` if
@@ -91,7 +97,13 @@ impl Kernel {
         tell: fn(Event),
     ) -> Self {
         let granted = Granted { request: None, answer: None, port: None };
-        Self { frames, grants, request, answer, store, granted, tell }
+        Self { frames, grants, request, answer, store, granted, tell, until_fault: None }
+    }
+
+    /// Lets the ring of answers go wrong after so many notifications: what a driver must survive.
+    #[must_use]
+    pub const fn with_ring_fault(self, notifications: u32) -> Self {
+        Self { until_fault: Some(notifications), ..self }
     }
 }
 
@@ -139,6 +151,11 @@ impl Platform for Kernel {
     }
 
     fn notify(&mut self) {
+        match &mut self.until_fault {
+            Some(0) => self.answer.memory().store(Field::ProducerIndex, NONSENSE, Ordering::Release),
+            Some(left) => *left -= 1,
+            None => {}
+        }
         if let Some(port) = self.granted.port {
             // A driver that has not bound the channel hears nothing, and is not waited for either.
             let _ = event::send(port);

@@ -15,7 +15,7 @@ use core::fmt;
 use llm_core::frame::{HEADER, Header};
 use llm_core::page::PAGE;
 use llm_core::ring::{self, Consumer, Mapped, Memory, Producer};
-use llm_core::service::{ANSWER_HEAD, Answer, Begin, MAX_ANSWER, MAX_REQUEST, Request};
+use llm_core::service::{Answer, Begin, FRAME_HEAD, MAX_ANSWER, MAX_REQUEST, Request};
 
 /// The first domain's number.
 const OWN: u16 = 0;
@@ -222,16 +222,15 @@ fn try_service(
 
     let (mut count, mut bytes) = (0, 0);
     while let Some(record) = frames.next().map_err(|_| Failure::Wrong("the ring of answers has ended"))? {
-        let mut head = [0; ANSWER_HEAD + HEADER];
+        let mut head = [0; FRAME_HEAD + HEADER];
         record.read_at(0, &mut head);
-        let (kind, header) = head.split_at(ANSWER_HEAD);
-        let kind = kind.first_chunk().copied().and_then(Answer::from_head);
+        let kind = head.first_chunk().copied().and_then(Answer::from_head);
         if kind == Some(Answer::Frame) {
-            let header = header.first_chunk().and_then(Header::parse);
+            let header = head[FRAME_HEAD..].first_chunk().and_then(Header::parse);
             let header = header.ok_or(Failure::Wrong("a frame has a bad header"))?;
             count += 1;
             check(header.seq == u64::from(count), "a frame has another number")?;
-            bytes += record.len() - ANSWER_HEAD;
+            bytes += record.len() - FRAME_HEAD;
         }
     }
     check(service.counts().pages == 2 * PAGES, "not all pages were encoded")?;

@@ -19,6 +19,9 @@ use llm_stubdom::{abi, console, loopback, println, selftest};
 #[allow(unsafe_code, reason = "entry from Xen and the functions the compiler calls")]
 mod boot;
 
+/// Notifications after which a wanted fault of a ring comes: in the middle of a first copy.
+const FAULT_AFTER: u32 = 50;
+
 /// Runs once the boot code has made a stack and mapped all memory.
 fn main(mut machine: Machine) -> ! {
     let toolstack = machine.toolstack.take().map(|Toolstack { console, store }| {
@@ -39,14 +42,14 @@ fn main(mut machine: Machine) -> ! {
         Some(Fault::Null) => boot::read_null(),
         Some(Fault::Stack) => boot::read_stack_guard(),
         Some(Fault::Panic) => panic!("as asked by fault=panic"),
-        Some(Fault::Digest) | None => {}
+        Some(Fault::Digest | Fault::Ring) | None => {}
     }
     match selftest::run(options.fault == Some(Fault::Digest)) {
         Ok(report) => println!("llm-core: {report}"),
         Err(error) => panic!("Self-test failed: {error}"),
     }
     match toolstack {
-        Some(store) => serve(machine, store),
+        Some(store) => serve(machine, store, options.fault),
         None => {
             let pages = machine.frames.pages();
             match loopback::run(machine) {
@@ -64,7 +67,7 @@ fn main(mut machine: Machine) -> ! {
 }
 
 /// Serves until a toolstack asks the domain to end.
-fn serve(machine: Machine, Channel { page, port }: Channel) {
+fn serve(machine: Machine, Channel { page, port }: Channel, fault: Option<Fault>) {
     let Machine { grants, frames, mut arena, .. } = machine;
     let store = Store::new(page, StoreLine(port));
     let (Some(requests), Some(answers)) = (kernel::ring(&mut arena), kernel::ring(&mut arena)) else {
@@ -75,6 +78,7 @@ fn serve(machine: Machine, Channel { page, port }: Channel) {
     };
     tell_room(frames.pages(), service.capacity());
     let kernel = Kernel::new(frames, Grants::new(grants), (requests, answers), port, tell);
+    let kernel = if fault == Some(Fault::Ring) { kernel.with_ring_fault(FAULT_AFTER) } else { kernel };
     if let Err(error) = Server::new(kernel, store, service, request).run() {
         panic!("The server cannot go on: {error}");
     }

@@ -14,7 +14,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Version of the records and of the nodes in xenstore.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes of the longest request: a log entry with the longest packet.
 pub const MAX_REQUEST: usize = LOG_HEAD + MAX_PACKET;
@@ -23,10 +23,13 @@ pub const MAX_REQUEST: usize = LOG_HEAD + MAX_PACKET;
 const LOG_HEAD: usize = size_of::<LogHead>();
 
 /// Bytes of the longest answer: a frame with the longest piece of log.
-pub const MAX_ANSWER: usize = ANSWER_HEAD + crate::frame::HEADER + MAX_LOG;
+pub const MAX_ANSWER: usize = FRAME_HEAD + crate::frame::HEADER + MAX_LOG;
+
+/// Bytes that an answer starts with.
+pub const ANSWER_HEAD: usize = size_of::<Head>();
 
 /// Bytes of an answer before its frame.
-pub const ANSWER_HEAD: usize = size_of::<Head>();
+pub const FRAME_HEAD: usize = ANSWER_HEAD + size_of::<U64>();
 
 /// Bytes of the longest batch.
 pub const MAX_BATCH: usize = 64 << 10;
@@ -267,7 +270,8 @@ impl<'a> Request<'a> {
 pub enum Answer {
     /// A session has begun; four bytes follow: how many copies are kept.
     Ready = 1,
-    /// A frame follows, header and payload.
+    /// A frame. Eight bytes tell how far it goes: for a batch, bytes of the checkpoint stream that are in frames
+    /// by now, since the session began; for log records, the number of the next one. Header and payload follow.
     Frame = 2,
     /// All that was asked for before a flush is framed; its token follows, eight bytes.
     Flushed = 3,

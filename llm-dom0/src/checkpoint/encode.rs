@@ -1,11 +1,12 @@
 //! Primary side: the checkpoint stream into batches of page diffs.
 
+use super::local::{Local, LocalRun};
+use super::offload::{Offload, OffloadError, Piece};
 use super::shadow::Shadow;
 use super::stream::{Item, Mark, MarkKind, Parser, StreamError};
-use super::width::features;
 use llm_core::checksum::Digest;
-use llm_core::page::batch::BatchWriter;
-use llm_core::page::{self, Kind, Page};
+use llm_core::page::{Kind, Page};
+use std::sync::Arc;
 
 /// Largest batch written, bytes.
 pub const MAX_BATCH_LEN: usize = 256 << 10;
@@ -15,7 +16,7 @@ pub const MAX_BATCH_LEN: usize = 256 << 10;
 pub enum Output<'a> {
     /// A batch, to be sent as the payload of one frame.
     Batch(&'a [u8]),
-    /// A place in the stream other than the end of an epoch; all that lies ahead of
+    /// A place in the stream other than the end of an epoch; without an [`Offload`] all that lies ahead of
     /// it was in the batches so far.
     Mark(Mark),
     /// An epoch is whole; all of it was in the batches since the last one.
@@ -38,7 +39,7 @@ pub struct EpochSummary {
     pub digest: u64,
     /// Guest pages in this epoch.
     pub pages: u32,
-    /// These pages by kind of record; index by `Kind as usize`.
+    /// Those encoded here, by kind of record; index by `Kind as usize`.
     pub kinds: [u32; Kind::COUNT],
     /// Bytes of all batches.
     pub batch_bytes: u64,
@@ -46,13 +47,13 @@ pub struct EpochSummary {
     pub last: bool,
 }
 
-/// Cuts a checkpoint stream into batches, page by page against the last copy sent.
+/// Cuts a checkpoint stream into batches, page by page against the last copy sent; by itself, or by an [`Offload`].
 #[derive(Debug)]
 pub struct Encoder {
     parser: Parser,
-    shadow: Shadow,
-    pages: Box<page::Encoder>,
-    buffer: Box<[u8]>,
+    local: Local,
+    remote: Option<Box<Offload>>,
+    fault: Option<OffloadError>,
     digest: Digest,
     epoch: EpochSummary,
 }
@@ -64,18 +65,30 @@ impl Encoder {
     pub fn new(shadow_pages: u32) -> Self {
         Self {
             parser: Parser::new(),
-            shadow: Shadow::new(shadow_pages),
-            pages: Box::new(page::Encoder::new(features())),
-            buffer: vec![0; MAX_BATCH_LEN].into_boxed_slice(),
+            local: Local::new(shadow_pages),
+            remote: None,
+            fault: None,
             digest: Digest::new(),
             epoch: EpochSummary::default(),
         }
     }
 
-    /// The copies of guest pages.
+    /// The same, with an `offload` just begun that encodes for as long as it can. If it fails, encoding goes on here in the
+    /// middle of the stream, without the old copies; see [`Self::take_fault`].
+    #[must_use]
+    pub fn with_offload(shadow_pages: u32, offload: Offload) -> Self {
+        Self { remote: Some(Box::new(offload)), ..Self::new(shadow_pages) }
+    }
+
+    /// Why encoding is not left to others any more; told once.
+    pub fn take_fault(&mut self) -> Option<OffloadError> {
+        self.fault.take()
+    }
+
+    /// The copies of guest pages that are held here.
     #[must_use]
     pub fn shadow(&self) -> &Shadow {
-        &self.shadow
+        &self.local.shadow
     }
 
     /// Bytes of the stream taken in so far.
@@ -92,92 +105,138 @@ impl Encoder {
     ///
     /// [`StreamError`] if the stream is not understood. The encoder is of no use then:
     /// both ends must start again with a new stream.
-    pub fn feed(&mut self, mut input: &[u8], mut sink: impl FnMut(Output<'_>)) -> Result<(), StreamError> {
-        let Self { parser, shadow, pages, buffer, digest, epoch } = self;
-        let mut writer = BatchWriter::new(&mut buffer[..]);
+    pub fn feed(&mut self, input: &[u8], sink: impl FnMut(Output<'_>)) -> Result<(), StreamError> {
+        if let Some(remote) = &mut self.remote {
+            remote.chunk(Arc::new(input.to_vec()));
+        }
+        self.run(input, sink)
+    }
+
+    /// The same, of a piece that can be kept without a copy.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::feed`].
+    pub fn feed_chunk(&mut self, input: Vec<u8>, sink: impl FnMut(Output<'_>)) -> Result<(), StreamError> {
+        let Some(remote) = &mut self.remote else { return self.run(&input, sink) };
+        let input = Arc::new(input);
+        remote.chunk(Arc::clone(&input));
+        self.run(&input, sink)
+    }
+
+    fn run(&mut self, mut input: &[u8], mut sink: impl FnMut(Output<'_>)) -> Result<(), StreamError> {
+        let Self { parser, local, remote, fault, digest, epoch } = self;
+        let mut stage = Stage { local: local.begin(), remote, fault, batch_bytes: 0, sink: &mut sink };
         while let Some(item) = parser.next(&mut input)? {
             match item {
-                Item::Bytes(mut bytes) => {
+                Item::Bytes(bytes) => {
                     digest.update(bytes);
                     epoch.stream_bytes += bytes.len() as u64;
-                    while !bytes.is_empty() {
-                        let taken = writer.bytes(bytes);
-                        bytes = bytes.get(taken..).unwrap_or_default();
-                        if taken == 0 {
-                            let len = writer.finish();
-                            emit(buffer, len, epoch, &mut sink);
-                            writer = BatchWriter::new(&mut buffer[..]);
-                        }
-                    }
+                    stage.bytes(bytes);
                 }
                 Item::Page { pfn, page } => {
                     digest.update(page);
                     epoch.stream_bytes += page.len() as u64;
                     epoch.pages += 1;
-                    if !encode_page(&mut writer, pages, shadow, epoch, pfn, page) {
-                        let len = writer.finish();
-                        emit(buffer, len, epoch, &mut sink);
-                        writer = BatchWriter::new(&mut buffer[..]);
-                        // An empty batch has room for any page.
-                        encode_page(&mut writer, pages, shadow, epoch, pfn, page);
-                    }
+                    stage.page(pfn, page);
                 }
-                Item::Mark(mark) => {
-                    let len = writer.finish();
-                    emit(buffer, len, epoch, &mut sink);
-                    writer = BatchWriter::new(&mut buffer[..]);
-                    match mark.kind {
-                        MarkKind::Epoch | MarkKind::Stream => {
-                            epoch.end = mark.end;
-                            epoch.digest = std::mem::take(digest).value();
-                            epoch.last = mark.kind == MarkKind::Stream;
-                            sink(Output::Epoch(epoch));
-                            *epoch = EpochSummary { index: epoch.index + 1, ..EpochSummary::default() };
-                        }
-                        MarkKind::Checkpoint => {
-                            epoch.checkpoint_end = mark.end;
-                            sink(Output::Mark(mark));
-                        }
-                        MarkKind::Preamble => sink(Output::Mark(mark)),
+                Item::Mark(mark) => match mark.kind {
+                    MarkKind::Epoch | MarkKind::Stream => {
+                        stage.finish();
+                        epoch.batch_bytes += std::mem::take(&mut stage.batch_bytes);
+                        epoch.kinds = std::mem::take(stage.local.kinds);
+                        epoch.end = mark.end;
+                        epoch.digest = std::mem::take(digest).value();
+                        epoch.last = mark.kind == MarkKind::Stream;
+                        (stage.sink)(Output::Epoch(epoch));
+                        *epoch = EpochSummary { index: epoch.index + 1, ..EpochSummary::default() };
                     }
-                }
+                    MarkKind::Checkpoint => {
+                        stage.pause();
+                        epoch.checkpoint_end = mark.end;
+                        (stage.sink)(Output::Mark(mark));
+                    }
+                    MarkKind::Preamble => {
+                        stage.pause();
+                        (stage.sink)(Output::Mark(mark));
+                    }
+                },
             }
         }
-        let len = writer.finish();
-        emit(buffer, len, epoch, &mut sink);
+        stage.pause();
+        epoch.batch_bytes += stage.batch_bytes;
         Ok(())
     }
 }
 
-/// Puts a page into the batch and the shadow; false, with nothing changed, if the batch is full.
-fn encode_page(
-    writer: &mut BatchWriter<'_>,
-    pages: &mut page::Encoder,
-    shadow: &mut Shadow,
-    epoch: &mut EpochSummary,
-    pfn: u64,
-    page: &Page,
-) -> bool {
-    let encoded = if let Some(old) = shadow.get_mut(pfn) {
-        writer.encode_page_update(pages, pfn, old, page)
-    } else {
-        let keep = shadow.keeps(pfn);
-        let encoded = writer.encode_page(pages, pfn, keep, None, page);
-        if keep && encoded.is_ok() {
-            shadow.update(pfn, page);
-        }
-        encoded
-    };
-    let Ok(encoded) = encoded else { return false };
-    if let Some(count) = epoch.kinds.get_mut(encoded.kind as usize) {
-        *count += 1;
-    }
-    true
+/// Who encodes during one piece of the stream.
+struct Stage<'a> {
+    local: LocalRun<'a>,
+    remote: &'a mut Option<Box<Offload>>,
+    fault: &'a mut Option<OffloadError>,
+    batch_bytes: u64,
+    sink: &'a mut dyn FnMut(Output<'_>),
 }
 
-fn emit(buffer: &[u8], len: usize, epoch: &mut EpochSummary, sink: &mut impl FnMut(Output<'_>)) {
-    if let Some(batch @ [_, ..]) = buffer.get(..len) {
-        epoch.batch_bytes += len as u64;
+impl Stage<'_> {
+    fn bytes(&mut self, bytes: &[u8]) {
+        if !self.leave(|remote, out| remote.bytes(bytes, out)) {
+            let Self { local, batch_bytes, sink, .. } = self;
+            local.bytes(bytes, &mut emit(batch_bytes, *sink));
+        }
+    }
+
+    fn page(&mut self, pfn: u64, page: &Page) {
+        if !self.leave(|remote, out| remote.page(pfn, page, out)) {
+            let Self { local, batch_bytes, sink, .. } = self;
+            local.page(pfn, page, &mut emit(batch_bytes, *sink));
+        }
+    }
+
+    /// All so far goes into batches.
+    fn finish(&mut self) {
+        self.leave(Offload::finish);
+        let Self { local, batch_bytes, sink, .. } = self;
+        local.flush(&mut emit(batch_bytes, *sink));
+    }
+
+    /// All so far goes on its way.
+    fn pause(&mut self) {
+        self.leave(Offload::pause);
+        let Self { local, batch_bytes, sink, .. } = self;
+        local.flush(&mut emit(batch_bytes, *sink));
+    }
+
+    /// Leaves something to the offload, if there is one. When it fails, this too is done here. False if there is none.
+    fn leave(
+        &mut self,
+        work: impl FnOnce(&mut Offload, &mut dyn FnMut(&[u8])) -> Result<(), OffloadError>,
+    ) -> bool {
+        let Self { local, remote, fault, batch_bytes, sink } = self;
+        let Some(offload) = remote.as_mut() else { return false };
+        let mut out = emit(batch_bytes, *sink);
+        if let Err(error) = work(offload, &mut out) {
+            **fault = Some(error);
+            if let Some(offload) = remote.take() {
+                let (held, rest) = offload.give_up();
+                *local.held = Some(held);
+                rest.each(|piece| match piece {
+                    Piece::Bytes(bytes) => local.bytes(bytes, &mut out),
+                    Piece::Page(pfn, page) => local.page(pfn, page, &mut out),
+                });
+            }
+        }
+        true
+    }
+}
+
+/// Where batches go.
+fn emit<'s, 'a>(
+    bytes: &'s mut u64,
+    sink: &'s mut (dyn FnMut(Output<'_>) + 'a),
+) -> impl FnMut(&[u8]) + use<'s, 'a> {
+    |batch| {
+        *bytes += batch.len() as u64;
         sink(Output::Batch(batch));
     }
 }

@@ -189,10 +189,11 @@ impl Rebuilder {
         record: &[u8],
         out: &mut impl FnMut(&[u8]),
     ) -> Result<(), RebuildError> {
-        if keep != self.shadow.keeps(pfn) {
+        let held = self.shadow.get(pfn).is_some();
+        // Whoever encodes may have less room for copies than there is here.
+        if if keep { !self.shadow.keeps(pfn) } else { held } {
             return Err(RebuildError::Keep { pfn });
         }
-        let held = self.shadow.get(pfn).is_some();
         let page = if keep { self.shadow.insert(pfn) } else { Some(&mut *self.page) };
         let page = page.ok_or(RebuildError::Keep { pfn })?;
         decode(record, page, held).map_err(|source| RebuildError::Page { pfn, source })?;

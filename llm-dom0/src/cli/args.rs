@@ -122,6 +122,15 @@ pub(crate) struct ProtectSettings {
     /// Records of the input log after which a checkpoint is made [default: 200000]
     #[arg(long, value_name = "N")]
     pub(crate) log_records: Option<u64>,
+    /// Who encodes the pages: this process, or a small domain of its own [default: dom0]
+    ///
+    /// That domain is called llm-enc-DOMAIN and needs the memory of the domain and some MiB more. If it fails, this process
+    /// goes on.
+    #[arg(long, value_enum)]
+    pub(crate) encoder: Option<EncoderKind>,
+    /// The kernel of that domain [default: /usr/lib/llm/llm-stubdom]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) stubdom_kernel: Option<PathBuf>,
     /// Rules for flows, in the configuration file only: the first that fits decides
     #[arg(skip)]
     #[serde(default)]
@@ -142,6 +151,17 @@ pub(crate) enum Mode {
     Llm,
     /// At once, as the 2010 paper has it. UNSAFE: what a client has seen may be lost. For comparison only
     LlmPaper,
+}
+
+/// Who encodes pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum EncoderKind {
+    /// `llm protect` itself
+    #[default]
+    Dom0,
+    /// A domain with the unikernel of LLM
+    Stubdom,
 }
 
 /// What the output of some flows waits for: `[[protect.flow]]` in the configuration file.

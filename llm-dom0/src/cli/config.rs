@@ -9,8 +9,8 @@ use llm_core::flow::{Class, Policy, RULES_MAX, Rule, Side, TCP, UDP};
 use serde::Deserialize;
 
 use super::args::{
-    BackupSettings, FlowOutput, FlowRule, FlowWait, Mode, OnBackupLoss, OnDivergence, ProtectSettings,
-    Protocol,
+    BackupSettings, EncoderKind, FlowOutput, FlowRule, FlowWait, Mode, OnBackupLoss, OnDivergence,
+    ProtectSettings, Protocol,
 };
 use crate::units::{Size, Span};
 
@@ -18,6 +18,8 @@ use crate::units::{Size, Span};
 const DEFAULT_FILE: &str = "/etc/llm/llm.toml";
 /// Kept over restarts.
 const DEFAULT_STATE_DIR: &str = "/var/lib/llm";
+/// Where the unikernel is installed.
+const DEFAULT_KERNEL: &str = "/usr/lib/llm/llm-stubdom";
 /// Shortest interval that `xl` can be paced to.
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// Longest: beyond it, held output stalls every connection.
@@ -50,6 +52,11 @@ pub(crate) enum ConfigError {
     NotLogged,
     #[error("A rule under [[protect.flow]] names guest-port and peer-port: make two of it")]
     TwoPorts,
+    #[error(
+        "There is no kernel for --encoder stubdom at {}: put llm-stubdom there, or name it with --stubdom-kernel",
+        .0.display()
+    )]
+    NoKernel(PathBuf),
     #[error("{option} {given} is out of range: {allowed}")]
     Range { option: &'static str, given: String, allowed: String },
 }
@@ -91,6 +98,8 @@ pub(crate) struct ProtectConfig {
     pub(crate) log_limit: u64,
     pub(crate) log_records: u64,
     pub(crate) policy: Policy,
+    /// Kernel of the domain that encodes; none if this process does.
+    pub(crate) stubdom: Option<PathBuf>,
     pub(crate) unsafe_disks: bool,
 }
 
@@ -120,6 +129,7 @@ impl ProtectConfig {
             log_limit: size(given.log_limit, file.log_limit, 64),
             log_records: given.log_records.or(file.log_records).unwrap_or(200_000),
             policy: policy(&file.flow)?,
+            stubdom: stubdom(given, file)?,
             unsafe_disks: given.unsafe_disks || file.unsafe_disks,
         };
         check_span("--interval", config.interval, INTERVAL_MIN, INTERVAL_MAX)?;
@@ -129,6 +139,16 @@ impl ProtectConfig {
         check_size("--log-limit", config.log_limit, 1 << 20)?;
         Ok(config)
     }
+}
+
+/// The kernel of the domain that encodes, if one is wanted.
+fn stubdom(given: &ProtectSettings, file: &ProtectSettings) -> Result<Option<PathBuf>, ConfigError> {
+    if given.encoder.or(file.encoder).unwrap_or_default() == EncoderKind::Dom0 {
+        return Ok(None);
+    }
+    let kernel = given.stubdom_kernel.as_ref().or(file.stubdom_kernel.as_ref());
+    let kernel = kernel.map_or_else(|| DEFAULT_KERNEL.into(), PathBuf::clone);
+    if kernel.is_file() { Ok(Some(kernel)) } else { Err(ConfigError::NoKernel(kernel)) }
 }
 
 /// How this host serves as a backup, everything decided.
@@ -273,6 +293,18 @@ mod tests {
         let error =
             ProtectConfig::new(&ProtectSettings::default(), &file(&none).expect("valid")).unwrap_err();
         assert!(error.to_string().contains("only what waits for the log"), "{error}");
+    }
+
+    #[test]
+    fn a_domain_that_encodes_needs_its_kernel() {
+        let given = ProtectSettings { to: Some("b:1".into()), ..Default::default() };
+        let new = |text: &str| ProtectConfig::new(&given, &file(text).expect("valid"));
+        assert_eq!(new("[protect]\nstubdom-kernel = '/'\n").expect("not wanted").stubdom, None);
+        let error = new("[protect]\nencoder = 'stubdom'\nstubdom-kernel = '/nonexistent/k'\n").unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/k: put llm-stubdom there"), "{error}");
+        let this = std::env::current_exe().expect("a file");
+        let text = format!("[protect]\nencoder = 'stubdom'\nstubdom-kernel = '{}'\n", this.display());
+        assert_eq!(new(&text).expect("there").stubdom, Some(this));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use llm_core::page::PAGE;
 use llm_core::replication;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::args::{self, Common, OnBackupLoss};
@@ -13,6 +14,7 @@ use super::{host, logging};
 use crate::control::{self, ControlError, Request, Response, Status};
 use crate::net::{MacAddr, bridge_of};
 use crate::session::primary::{Handle, Interface, Outcome, PrimaryConfig, PrimaryError, Protection};
+use crate::xen::encoder::EncoderDomain;
 use crate::xen::privcmd::open_xen;
 use crate::xen::toolstack::{Domain, DomainType, ToolstackError, Xl};
 
@@ -200,6 +202,10 @@ fn primary_config(domain: &Domain, config: ProtectConfig) -> Result<PrimaryConfi
         log_limit: config.log_limit,
         log_records: config.log_records,
         policy: config.policy,
+        encoder: config.stubdom.map(|kernel| {
+            let mib = domain.config.b_info.max_memkb.div_ceil(1024);
+            EncoderDomain::new(Xl::default(), &name, &kernel, mib, Path::new(control::RUN_DIR))
+        }),
         domain: name,
     })
 }

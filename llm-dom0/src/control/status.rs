@@ -58,7 +58,10 @@ pub struct PrimaryStatus {
     pub buffered: u64,
     /// Times that the checkpoint pipe had to wait for room in the buffer.
     pub buffer_waits: u64,
-    /// Memory of the copy of committed pages, in bytes.
+    /// Who encodes: `dom0`, `dom0: ` and why not a domain of its own, or `stubdom ` and its name. Empty without a stream.
+    #[serde(default)]
+    pub encoder: String,
+    /// Memory of the copy of committed pages in this process, in bytes.
     pub shadow_bytes: u64,
     /// How long the guest was suspended.
     pub pause: PauseStatus,

@@ -6,7 +6,8 @@
 //! | [`evtchn`] | notifications between domains |
 //! | [`gntdev`] | pages that another domain grants to this one |
 //! | [`gntalloc`] | pages of this domain that are granted to another |
-//! | [`toolstack`] | short `xl` commands: look up, rename, pause, destroy |
+//! | [`toolstack`] | short `xl` commands: look up, make, rename, pause, destroy |
+//! | [`encoder`] | the domain that encodes for a protected one |
 //! | [`remus`] | a running `xl remus` on the primary |
 //! | [`receive`] | a running `xl migrate-receive` on the backup |
 //! | [`orphans`] | what a killed `xl migrate-receive` leaves running |
@@ -14,6 +15,7 @@
 //! | [`store`] | XenStore: nodes, watches, transactions |
 //! | [`unikernel`] | the unikernel that encodes: its configuration, its rings |
 mod child;
+pub mod encoder;
 pub mod evtchn;
 pub mod gntalloc;
 pub mod gntdev;

@@ -1,4 +1,4 @@
-//! Short commands of the stock toolstack: look up, rename, pause, destroy.
+//! Short commands of the stock toolstack: look up, make, rename, pause, destroy.
 
 use serde::Deserialize;
 use std::io::{self, Read};
@@ -121,6 +121,15 @@ impl Xl {
     /// [`ToolstackError`], also if the new name is taken.
     pub fn rename(&self, domain: &str, to: &str) -> Result<(), ToolstackError> {
         self.run(&["rename", domain, to]).map(drop)
+    }
+
+    /// Makes a domain from a configuration file.
+    ///
+    /// # Errors
+    ///
+    /// [`ToolstackError`].
+    pub fn create(&self, file: &Path) -> Result<(), ToolstackError> {
+        self.run(&["create", &file.to_string_lossy()]).map(drop)
     }
 
     /// Destroys a domain at once.

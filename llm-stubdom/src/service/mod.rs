@@ -70,6 +70,8 @@ pub struct Service<'a> {
 struct Seqs {
     batch: u64,
     log: u64,
+    /// Bytes of the checkpoint stream in batches so far.
+    taken: u64,
 }
 
 impl<'a> Service<'a> {
@@ -134,7 +136,7 @@ impl<'a> Service<'a> {
         self.copies.clear(copies);
         self.batch.clear();
         self.log.restart(begin.lsn);
-        self.seqs = Some(Seqs { batch: begin.batch_seq, log: begin.log_seq });
+        self.seqs = Some(Seqs { batch: begin.batch_seq, log: begin.log_seq, taken: 0 });
         self.counts = Counts::default();
         out.answer(&[&Answer::Ready.head(), &copies.to_le_bytes()])
     }
@@ -143,6 +145,7 @@ impl<'a> Service<'a> {
         while !bytes.is_empty() {
             let taken = self.batch.bytes(bytes);
             bytes = bytes.split_at(taken).1;
+            self.take(taken);
             if taken == 0 {
                 self.frame_batch(out)?;
             }
@@ -165,8 +168,15 @@ impl<'a> Service<'a> {
             }
             None => drop(self.batch.encode_page(&mut self.encoder, pfn, false, None, page)),
         }
+        self.take(page.len());
         self.counts.pages += 1;
         Ok(())
+    }
+
+    fn take(&mut self, bytes: usize) {
+        if let Some(seqs) = &mut self.seqs {
+            seqs.taken += bytes as u64;
+        }
     }
 
     fn flush<O: Output>(&mut self, token: u64, out: &mut O) -> Result<(), O::Error> {
@@ -189,7 +199,8 @@ impl<'a> Service<'a> {
 
     fn frame_batch<O: Output>(&mut self, out: &mut O) -> Result<(), O::Error> {
         if let Some(seqs) = self.seqs.as_mut().filter(|_| !self.batch.is_empty()) {
-            put(Kind::BATCH, &mut seqs.batch, self.batch.written(), &mut self.counts, out)?;
+            let frame = Frame { kind: Kind::BATCH, end: seqs.taken, payload: self.batch.written() };
+            put(&frame, &mut seqs.batch, &mut self.counts, out)?;
             self.batch.clear();
         }
         Ok(())
@@ -197,23 +208,34 @@ impl<'a> Service<'a> {
 
     fn frame_log<O: Output>(&mut self, out: &mut O) -> Result<(), O::Error> {
         if let Some(seqs) = self.seqs.as_mut().filter(|_| !self.log.is_empty()) {
-            put(Kind::LOG, &mut seqs.log, self.log.written(), &mut self.counts, out)?;
+            // None once every number is used.
+            let end = self.log.next_lsn().unwrap_or(u64::MAX);
+            let frame = Frame { kind: Kind::LOG, end, payload: self.log.written() };
+            put(&frame, &mut seqs.log, &mut self.counts, out)?;
             self.log.clear();
         }
         Ok(())
     }
 }
 
+/// A frame to be.
+struct Frame<'a> {
+    kind: Kind,
+    /// How far it goes.
+    end: u64,
+    payload: &'a [u8],
+}
+
 /// Hands a frame over, with its number, and goes on to the next number.
 fn put<O: Output>(
-    kind: Kind,
+    frame: &Frame<'_>,
     seq: &mut u64,
-    payload: &[u8],
     counts: &mut Counts,
     out: &mut O,
 ) -> Result<(), O::Error> {
+    let Frame { kind, end, payload } = *frame;
     let header = frame::encode_header(kind, 0, *seq, payload);
-    out.answer(&[&Answer::Frame.head(), &header, payload])?;
+    out.answer(&[&Answer::Frame.head(), &end.to_le_bytes(), &header, payload])?;
     *seq = seq.wrapping_add(1);
     counts.frames += 1;
     counts.bytes += (header.len() + payload.len()) as u64;

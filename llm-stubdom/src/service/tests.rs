@@ -6,7 +6,7 @@ use llm_core::log::{Flags, RecordKind, records};
 use llm_core::page::PAGE;
 use llm_core::page::batch::{BatchReader, Op};
 use llm_core::ring;
-use llm_core::service::{ANSWER_HEAD, MAX_ANSWER, MAX_REQUEST};
+use llm_core::service::{ANSWER_HEAD, FRAME_HEAD, MAX_ANSWER, MAX_REQUEST};
 use llm_core::time::Instant;
 use std::collections::BTreeMap;
 use std::vec;
@@ -27,12 +27,19 @@ impl Output for Answers {
 }
 
 impl Answers {
+    /// How far each frame goes.
+    fn ends(&self) -> Vec<u64> {
+        let frames = self.0.iter().filter(|answer| answer.starts_with(&Answer::Frame.head()));
+        frames.map(|answer| u64::from_le_bytes(*answer[ANSWER_HEAD..].first_chunk().unwrap())).collect()
+    }
+
     /// The frames among the answers, checked as a receiver does.
     fn frames(&self) -> Vec<(Kind, u64, Vec<u8>)> {
         let mut frames = Vec::new();
         for answer in &self.0 {
-            let (head, mut frame) = answer.split_first_chunk().unwrap();
+            let (head, rest) = answer.split_first_chunk().unwrap();
             if Answer::from_head(*head).unwrap() == Answer::Frame {
+                let mut frame = &rest[FRAME_HEAD - ANSWER_HEAD..];
                 let mut parser = Parser::new(vec![0; 1 << 20], MAX_LOG).unwrap();
                 parser.push(&mut frame);
                 let frame = parser.next_frame().unwrap().expect("one whole frame");
@@ -129,10 +136,11 @@ fn a_backup_rebuilds_the_stream_over_many_epochs() {
             );
         }
         let mut backup = Backup::default();
-        for ((kind, seq, payload), expected) in out.frames().into_iter().zip(7..) {
+        for (((kind, seq, payload), expected), end) in out.frames().into_iter().zip(7..).zip(out.ends()) {
             assert_eq!((kind, seq), (Kind::BATCH, expected));
             assert!(payload.len() <= MAX_BATCH);
             backup.take(&payload);
+            assert_eq!(backup.stream.len() as u64, end, "told how far the frame goes");
         }
         assert!(backup.stream == sent, "the stream differs");
         assert!(backup.copies.len() <= kept as usize);
@@ -173,6 +181,7 @@ fn the_log_is_framed_when_there_is_nothing_else_to_do_or_it_is_full() {
         frames.iter().map(|(kind, seq, _)| (*kind, *seq)).collect::<Vec<_>>(),
         [(Kind::LOG, 11), (Kind::LOG, 12), (Kind::LOG, 13)]
     );
+    assert_eq!(out.ends(), [1002, 1003, 1005]);
     let log = frames.into_iter().flat_map(|frame| frame.2).collect::<Vec<u8>>();
     let lens: Vec<usize> =
         records(&log, Some(1000)).map(|record| record.unwrap().entry.packet.len()).collect();
@@ -213,7 +222,7 @@ fn a_new_session_forgets_the_old_one() {
         let mut backup = Backup::default();
         backup.take(&frames[0].2);
         assert!(backup.stream == [9; PAGE], "the page comes without an old copy");
-        let header = Header::parse(out.0[1][ANSWER_HEAD..].first_chunk().unwrap()).unwrap();
+        let header = Header::parse(out.0[1][FRAME_HEAD..].first_chunk().unwrap()).unwrap();
         assert_eq!((header.seq, frames.len()), (7, 1));
     }
 }

@@ -8,7 +8,7 @@ use llm_core::frame::{Kind, Parser};
 use llm_core::log::{Entry, Flags, RecordKind, records};
 use llm_core::page::batch::{BatchReader, Op};
 use llm_core::page::{self, PAGE, Page};
-use llm_core::service::{ANSWER_HEAD, Answer, Begin, MAX_ANSWER, MAX_LOG, Request};
+use llm_core::service::{ANSWER_HEAD, Answer, Begin, FRAME_HEAD, MAX_ANSWER, MAX_LOG, Request};
 use llm_core::time;
 use llm_dom0::xen::unikernel::{self, Unikernel};
 use std::collections::HashMap;
@@ -36,6 +36,7 @@ impl Backup {
             Answer::Ready => {}
             Answer::Flushed => self.flushed = Some(u64::from_le_bytes(rest.try_into()?)),
             Answer::Frame => {
+                rest = rest.get(FRAME_HEAD - ANSWER_HEAD..).ok_or("a short answer")?;
                 self.bytes += rest.len() as u64;
                 let mut parser = Parser::new(vec![0; 2 * MAX_LOG], MAX_LOG)?;
                 parser.push(&mut rest);

@@ -6,6 +6,7 @@
 
 mod backup;
 mod bulk;
+mod encoder;
 mod frames;
 mod link;
 mod logged;
@@ -66,13 +67,22 @@ pub const TOUR: &[(&str, Scenario)] = &[
     ("llm-link-cut-in-replay", logged::link_cut_in_replay),
     ("llm-primary-frozen", logged::primary_frozen),
     ("llm-log-budget", logged::log_budget),
+    ("encoder-killed", encoder::killed),
+    ("encoder-hung", encoder::hung),
+    ("encoder-hostile", encoder::hostile),
+    ("encoder-left-behind", encoder::left_behind),
     ("guest-destroyed", primary::guest_destroyed),
     ("guest-shut-down", primary::guest_shut_down),
 ];
 
 /// Scenarios left out where time is short: others try most of what they do.
-const LEFT_OUT: &[&str] =
-    &["llm-backup-killed", "llm-backup-lost-go-on", "llm-protected-again", "llm-log-budget"];
+const LEFT_OUT: &[&str] = &[
+    "llm-backup-killed",
+    "llm-backup-lost-go-on",
+    "llm-protected-again",
+    "llm-log-budget",
+    "encoder-left-behind",
+];
 
 /// Which scenarios to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -98,6 +98,8 @@ pub struct Programs {
     pub guest_tool: PathBuf,
     /// `llm`, if it is to be in Dom0.
     pub llm: Option<PathBuf>,
+    /// The unikernel that `llm` may use.
+    pub stubdom: Option<PathBuf>,
 }
 
 /// File names in the image folder.
@@ -295,6 +297,10 @@ fn overlay_tree(paths: &Paths, packages: &Packages, programs: &Programs) -> Resu
     program(&mut tree, packages, "usr/sbin/lab-agent", &programs.agent)?;
     if let Some(llm) = &programs.llm {
         program(&mut tree, packages, "usr/sbin/llm", llm)?;
+    }
+    if let Some(stubdom) = &programs.stubdom {
+        // A kernel: it needs no libraries.
+        tree.copy("usr/lib/llm/llm-stubdom", 0o644, stubdom);
     }
     tree.bytes("etc/xen/xl.conf", 0o644, "# The defaults.\n");
     tree.bytes("etc/xen/scripts/lab-vif", 0o755, LAB_VIF);

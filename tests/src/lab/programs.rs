@@ -35,8 +35,13 @@ pub(super) fn build(paths: &Paths, llm: &Llm, progress: &Progress) -> Result<Pro
         }
         Llm::Without => None,
     };
+    // The drivers' encoder; without `llm` nobody makes it.
+    let stubdom = match &llm {
+        Some(_) => Some(strip(paths, &cargo(paths, "llm-stubdom", "llm-stubdom")?)?),
+        None => None,
+    };
     step.done("built");
-    Ok(Programs { agent, guest_tool, llm })
+    Ok(Programs { agent, guest_tool, llm, stubdom })
 }
 
 /// A copy without debug information, which would fill the memory that an initramfs lives in.

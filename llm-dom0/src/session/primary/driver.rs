@@ -125,6 +125,9 @@ impl Driver {
             }
             network.end(rejoin);
         }
+        if let Some(domain) = &self.config.encoder {
+            domain.destroy();
+        }
         if matches!(result, Ok(Outcome::DomainEnded(_))) && self.remains {
             self.take_away();
         }
@@ -420,7 +423,15 @@ impl Driver {
             reason if reason.may_pass() => self.check_start(now, |_, _| error),
             _ if self.network.is_none() => Err(error),
             // It may be mended: until then the policy holds.
-            _ => {
+            reason => {
+                if reason == RefuseReason::Corrupt
+                    && let Some(domain) = self.config.encoder.take()
+                {
+                    tracing::warn!(
+                        "the encoder's domain may have damaged an epoch: from here on Dom0 encodes"
+                    );
+                    domain.destroy();
+                }
                 self.wind_up(Next::NewSession, now);
                 Ok(())
             }
@@ -475,7 +486,7 @@ impl Driver {
 }
 
 /// An error with all its sources, joined by colons.
-fn error_chain(error: &dyn std::error::Error) -> String {
+pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -24,6 +24,7 @@ use llm_core::replication::{Mode, OnBackupLoss, Refusal};
 
 use crate::control::PrimaryStatus;
 use crate::net::{MacAddr, NetError};
+use crate::xen::encoder::EncoderDomain;
 use crate::xen::privcmd::OpenStates;
 use driver::Driver;
 use event::Event;
@@ -63,6 +64,8 @@ pub struct PrimaryConfig {
     pub log_records: u64,
     /// Which flows wait for the log, and which for checkpoints.
     pub policy: Policy,
+    /// The domain that encodes; none if this process does.
+    pub encoder: Option<EncoderDomain>,
 }
 
 /// A network interface of the domain.

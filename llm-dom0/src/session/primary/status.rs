@@ -168,6 +168,7 @@ impl Report {
         status.bytes_sent = self.bytes_sent;
         status.buffered = fill.bytes + queued;
         status.buffer_waits = fill.waits + waits;
+        status.encoder = session.stream.as_ref().map(|s| s.encoder()).unwrap_or_default();
         status.shadow_bytes = session.stream.as_ref().map_or(0, |s| s.shadow_bytes());
         status.pause = self.pauses.to_status();
         status.pauses.clear();

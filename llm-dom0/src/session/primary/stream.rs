@@ -3,23 +3,26 @@
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use llm_core::frame::Kind;
 
 use super::super::queue::ByteQueue;
+use super::driver::error_chain;
 use super::event::{Event, SessionEvent};
 use super::network::Marks;
 use super::pipe::PipeReader;
 use crate::checkpoint::encode::{Encoder, Output};
+use crate::checkpoint::offload::{Offload, PATIENCE};
 use crate::checkpoint::stream::StreamError;
 use crate::checkpoint::tap::PipeTap;
 use crate::control::run_file;
 use crate::link::{Closed, Outbox};
+use crate::xen::encoder::EncoderDomain;
 use crate::xen::remus::{Held, Pacer, Remus, RemusConfig, RemusError};
 
 /// How a stream is started.
@@ -35,6 +38,8 @@ pub(crate) struct StreamConfig {
     pub(crate) shadow_pages: u32,
     /// Bytes that may wait between the pipe and the encoder.
     pub(crate) buffer_limit: u64,
+    /// Who encodes, if not this process.
+    pub(crate) encoder: Option<EncoderDomain>,
 }
 
 /// Patience with `xl` until it has run our command: xenstore may be busy.
@@ -60,6 +65,14 @@ pub(crate) enum StreamStartError {
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     pub(crate) shadow_bytes: AtomicU64,
+    /// Who encodes, and why it is not somebody else.
+    encoder: Mutex<String>,
+}
+
+impl Figures {
+    fn set_encoder(&self, who: String) {
+        *self.encoder.lock().unwrap_or_else(PoisonError::into_inner) = who;
+    }
 }
 
 /// A running `xl remus` and the threads behind its pipe.
@@ -81,6 +94,8 @@ impl Stream {
         pass: impl FnMut(u64) + Send + 'static,
         events: &Sender<Event>,
     ) -> Result<Self, StreamStartError> {
+        // Ahead of `xl remus`, so that the first copy need not wait in the middle.
+        let (encoder, who) = make_encoder(config);
         let remus = RemusConfig {
             xl: PathBuf::from("xl"),
             domain: config.domain.clone(),
@@ -95,6 +110,7 @@ impl Stream {
         let base = marks.begin(Arc::clone(&tap));
         let queue = Arc::new(ByteQueue::new(config.buffer_limit));
         let figures = Arc::new(Figures::default());
+        figures.set_encoder(who);
         let session = config.session;
         let send = {
             let events = events.clone();
@@ -122,8 +138,8 @@ impl Stream {
             queue: Arc::clone(&queue),
             bulk: Arc::clone(bulk),
             figures: Arc::clone(&figures),
-            shadow_pages: config.shadow_pages,
-            first_copy: AtomicBool::new(true),
+            encoder,
+            first_copy: true,
         };
         spawn("encode", move || encode.run(send))?;
         Ok(Self { pacer, remus, queue, figures })
@@ -164,9 +180,34 @@ impl Stream {
         self.queue.fill()
     }
 
+    /// Who encodes.
+    pub(crate) fn encoder(&self) -> String {
+        self.figures.encoder.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Memory of the copy of committed pages.
     pub(crate) fn shadow_bytes(&self) -> u64 {
         self.figures.shadow_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// The encoder of a stream, and in words who it is: a domain of its own if one is wanted and to be had.
+fn make_encoder(config: &StreamConfig) -> (Encoder, String) {
+    let pages = config.shadow_pages;
+    let Some(domain) = &config.encoder else { return (Encoder::new(pages), "dom0".into()) };
+    let offload = || -> Result<Offload, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Offload::begin(Box::new(domain.connect(pages)?), pages, PATIENCE)?)
+    };
+    match offload() {
+        Ok(offload) => {
+            tracing::info!(domain = domain.name(), "a domain of its own encodes");
+            (Encoder::with_offload(pages, offload), format!("stubdom {}", domain.name()))
+        }
+        Err(error) => {
+            let why = error_chain(&*error);
+            tracing::warn!(error = why, "there is no domain that encodes: encoding in Dom0");
+            (Encoder::new(pages), format!("dom0: {why}"))
+        }
     }
 }
 
@@ -175,17 +216,16 @@ struct EncodeThread {
     queue: Arc<ByteQueue>,
     bulk: Arc<Outbox>,
     figures: Arc<Figures>,
-    shadow_pages: u32,
-    first_copy: AtomicBool,
+    encoder: Encoder,
+    first_copy: bool,
 }
 
 impl EncodeThread {
-    fn run(self, send: impl Fn(SessionEvent)) {
+    fn run(mut self, send: impl Fn(SessionEvent)) {
         // Encoding must not keep heartbeats waiting.
         let _ = rustix::process::setpriority_process(None, 0);
-        let mut encoder = Encoder::new(self.shadow_pages);
         while let Some(chunk) = self.queue.pop() {
-            match self.feed(&mut encoder, &chunk, &send) {
+            match self.feed(chunk, &send) {
                 Ok(Ok(())) => {}
                 Ok(Err(Closed)) => break,
                 Err(error) => {
@@ -193,28 +233,32 @@ impl EncodeThread {
                     break;
                 }
             }
-            self.figures.shadow_bytes.store(encoder.shadow().memory() as u64, Ordering::Relaxed);
+            if let Some(fault) = self.encoder.take_fault() {
+                tracing::warn!(%fault, "encoding in Dom0 from here on; protection goes on");
+                self.figures.set_encoder(format!("dom0: {fault}"));
+            }
+            self.figures.shadow_bytes.store(self.encoder.shadow().memory() as u64, Ordering::Relaxed);
         }
         // Frees the pipe thread, should it wait for room.
         self.queue.break_off();
     }
 
     fn feed(
-        &self,
-        encoder: &mut Encoder,
-        chunk: &[u8],
+        &mut self,
+        chunk: Vec<u8>,
         send: &impl Fn(SessionEvent),
     ) -> Result<Result<(), Closed>, StreamError> {
         let mut sent = Ok(());
-        let unsent_max = if self.first_copy.load(Ordering::Relaxed) { FIRST_COPY_WINDOW } else { u64::MAX };
-        encoder.feed(chunk, |output| match output {
+        let unsent_max = if self.first_copy { FIRST_COPY_WINDOW } else { u64::MAX };
+        let Self { encoder, bulk, first_copy, .. } = self;
+        encoder.feed_chunk(chunk, |output| match output {
             Output::Batch(batch) => {
                 if sent.is_ok() {
-                    sent = self.bulk.data(Kind::BATCH, batch.to_vec(), unsent_max).map(|_| ());
+                    sent = bulk.data(Kind::BATCH, batch.to_vec(), unsent_max).map(|_| ());
                 }
             }
             Output::Epoch(summary) => {
-                self.first_copy.store(false, Ordering::Relaxed);
+                *first_copy = false;
                 send(SessionEvent::Encoded(summary.clone()));
             }
             Output::Mark(_) => {}

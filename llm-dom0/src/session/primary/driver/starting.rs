@@ -56,6 +56,7 @@ impl Driver {
                 .clamp(Duration::from_millis(20), Duration::from_millis(100)),
             shadow_pages: self.config.shadow_pages,
             buffer_limit: self.config.buffer_limit,
+            encoder: self.config.encoder.clone(),
         };
         self.session
             .start_stream(config, &self.marks, pass, &self.events)
