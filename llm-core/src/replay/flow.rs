@@ -36,6 +36,15 @@ pub(super) struct Given {
     pub(super) at: Instant,
 }
 
+/// A SYN of the guest's that was released.
+#[derive(Clone, Copy, Debug)]
+struct Opening {
+    /// Its number.
+    isn: u32,
+    /// Behind the SYN of the peer's that it answers; `None` if it answers none.
+    answers: Option<u32>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     /// It exists at the checkpoint, and the guest has not said yet where it stands.
@@ -84,8 +93,7 @@ pub(super) struct Flow {
     /// Behind the last byte of the peer's that was given to the guest.
     pub(super) peer_next: Option<u32>,
     pub(super) given: Deque<Given, OUTSTANDING>,
-    /// Initial sequence numbers released, with the numbers of their notes.
-    openings: Deque<(u64, u32), OPENINGS>,
+    openings: Deque<Opening, OPENINGS>,
     ranges: Deque<Range, RANGES>,
     /// Up to where ranges were made, and bytes compared.
     noted: Option<u32>,
@@ -230,18 +238,18 @@ impl Flow {
     }
 
     /// Takes in what was released behind the checkpoint.
-    pub(super) fn note(&mut self, lsn: u64, note: &Note) {
+    pub(super) fn note(&mut self, note: &Note) {
         self.logged = true;
         let (seq, end) = (note.seq(), note.seq_end());
         if note.has(flags::RST) {
             return;
         }
         self.stands_at(note.ack(), if note.has(flags::SYN) { end } else { seq });
-        if note.has(flags::SYN) && self.openings.back().is_none_or(|(_, isn)| *isn != seq) {
+        if note.has(flags::SYN) && self.openings.back().is_none_or(|opening| opening.isn != seq) {
             if self.openings.is_full() {
                 self.openings.pop_front();
             }
-            let _ = self.openings.push_back((lsn, seq));
+            let _ = self.openings.push_back(Opening { isn: seq, answers: note.ack() });
             self.ranges.clear();
             self.noted = Some(end);
             self.compared = Some(end);
@@ -268,9 +276,18 @@ impl Flow {
         }
     }
 
-    /// The number that the released SYN-ACK had, of the opening whose SYN is record `lsn`.
-    pub(super) fn opening(&self, lsn: u64) -> Option<u32> {
-        self.openings.iter().find(|(noted, _)| *noted > lsn).map(|(_, isn)| *isn)
+    /// The number that the SYN-ACK had that was released for the SYN which ends at `behind_syn`. Such a SYN may stand behind
+    /// its answer in the log, if it came twice.
+    pub(super) fn opening(&self, behind_syn: u32) -> Option<u32> {
+        self.openings.iter().find(|opening| opening.answers == Some(behind_syn)).map(|opening| opening.isn)
+    }
+
+    /// Whether a segment of the peer's is of an earlier connection between the same ports.
+    pub(super) fn is_of_before(&self, segment: &Segment) -> bool {
+        let Some(opened) = self.opened else { return false };
+        // Later, the numbers have gone round too far to tell.
+        let young = self.peer_next.is_none_or(|next| next.wrapping_sub(opened) < WINDOW_MAX);
+        young && after(opened.wrapping_sub(1), segment.seq)
     }
 
     /// A SYN of the peer's begins the connection anew.
@@ -278,7 +295,7 @@ impl Flow {
         self.state = State::Open;
         self.syn = lsn;
         self.opened = Some(behind_syn);
-        if self.opening(lsn).is_none() {
+        if self.opening(behind_syn).is_none() {
             // What is known to be acknowledged is of the connection before.
             self.peer_ack = None;
         }
@@ -408,8 +425,10 @@ impl Flow {
     /// What the peer is known to have acknowledged. Of a connection that another one follows in the log, between the same
     /// ports, that is only what the walk has passed.
     pub(super) fn acked(&self) -> Option<u32> {
-        let follows = usize::from(self.syn != 0);
-        let last = self.openings.iter().filter(|(noted, _)| *noted > self.syn).count() <= follows;
+        let last = self
+            .openings
+            .back()
+            .is_none_or(|newest| newest.answers.is_none() || newest.answers == self.opened);
         match (self.peer_ack.filter(|_| last), self.walked_ack) {
             (Some(all), Some(walked)) => Some(later(all, walked)),
             (all, walked) => all.or(walked),

@@ -223,7 +223,7 @@ impl<const N: usize> Replay<N> {
                     && note.key().is_tcp()
                     && let Some(flow) = self.flow(note.key(), !(note.has(flags::SYN) || note.has(flags::RST)))
                 {
-                    flow.note(record.lsn, &note);
+                    flow.note(&note);
                 }
             }
             RecordKind::Carry => {
@@ -434,7 +434,7 @@ impl<const N: usize> Replay<N> {
         if segment.has(flags::SYN) && flow.syn != 0 && !self.config.faults.no_translation {
             // One that the checkpoint holds keeps its number. Nobody has seen the first one if none was released: then the
             // new one counts.
-            let seen = flow.opening(flow.syn);
+            let seen = flow.opened.and_then(|syn| flow.opening(syn));
             flow.translation.seq = seen.map_or(0, |seen| seen.wrapping_sub(segment.seq));
         }
         if flow.is_live() {

@@ -121,7 +121,7 @@ impl<const N: usize> Replay<N> {
         if segment.has(flags::SYN) && !segment.has(flags::ACK) {
             // The same SYN may come twice, and late. One that the guest did not answer, busy with the connection before,
             // comes again by itself.
-            let unanswered = flow.state == State::Open && flow.opening(record.lsn).is_none();
+            let unanswered = flow.state == State::Open && flow.opening(segment.seq_end()).is_none();
             if flow.opened == Some(segment.seq_end()) || unanswered {
                 return Step::Done;
             }
@@ -132,6 +132,11 @@ impl<const N: usize> Replay<N> {
             flow.progress = now;
         } else if !flow.is_walked() {
             return Step::Done;
+        }
+        if flow.is_of_before(segment) {
+            // It tells nothing of this one. A reset may be what rids the guest of the one before.
+            let needed = if segment.has(flags::RST) { copy(record, buf) } else { None };
+            return needed.map_or(Step::Done, Step::Give);
         }
         let known = flow.acked();
         if segment.has(flags::ACK) && !segment.has(flags::RST) {
@@ -231,9 +236,10 @@ impl<const N: usize> Replay<N> {
 }
 
 /// The last acknowledgement of a connection whose ports are used again: without it the guest, which waits for it, refuses
-/// the new one.
+/// the new one. It is for all that the guest has sent: its reply may have come out longer than the one that ended the
+/// connection for its client.
 fn part(flow: &mut Flow, key: &FlowKey, buf: &mut [u8]) -> Option<usize> {
-    let (ack, seq) = (earlier(flow.walked_ack?, flow.sent?), flow.peer_next?);
+    let (ack, seq) = (flow.sent?, flow.peer_next?);
     if flow.state != State::Open || flow.told_ack.is_some_and(|told| at_least(told, ack)) {
         return None;
     }
@@ -248,7 +254,8 @@ fn is_handshake(flow: &Flow, segment: &Segment, frame: &[u8]) -> bool {
     let first = flow.syn != 0
         && flow.peer_next == Some(segment.seq)
         && flow
-            .opening(flow.syn)
+            .opened
+            .and_then(|syn| flow.opening(syn))
             .is_some_and(|isn| flow.released.is_some_and(|released| released != isn.wrapping_add(1)))
         && flow.guest_ack == Some(segment.seq);
     first && frame.get(segment.payload_range()).is_some_and(|payload| payload.starts_with(&[0x16, 0x03]))

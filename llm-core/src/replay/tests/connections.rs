@@ -256,7 +256,7 @@ fn a_connection_that_its_client_has_reset_is_translated_while_the_guest_does_not
 #[test]
 fn an_acknowledgement_is_of_one_connection_between_the_same_ports() {
     let note = |seq, flags| {
-        let says = Says { seq, flags, timestamps: Some((1, 1)), ..Says::default() };
+        let says = Says { seq, ack: 1, flags, timestamps: Some((1, 1)), ..Says::default() };
         let bytes = packet(&key(1), Direction::FromGuest, &says, b"");
         let frame = &bytes[VNET_HEADER..];
         Note::of(frame, &Packet::parse(frame).unwrap(), key(1), 1)
@@ -266,7 +266,7 @@ fn an_acknowledgement_is_of_one_connection_between_the_same_ports() {
     let mut flow = Flow::from_base(&base, Instant::ZERO);
     assert_eq!(flow.acked(), Some(90));
     // Another connection follows, and its client goes on.
-    flow.note(7, &note(5000, flags::SYN | flags::ACK));
+    flow.note(&note(5000, flags::SYN | flags::ACK));
     assert_eq!(flow.acked(), Some(90));
     flow.peer_ack = Some(5001);
     flow.walked_ack = Some(95);
@@ -274,8 +274,41 @@ fn an_acknowledgement_is_of_one_connection_between_the_same_ports() {
     flow.open(5, 1);
     assert_eq!(flow.acked(), Some(5001));
     // The answer to its SYN, sent again, is of the same connection.
-    flow.note(9, &note(5000, flags::SYN | flags::ACK));
+    flow.note(&note(5000, flags::SYN | flags::ACK));
     assert_eq!(flow.acked(), Some(5001));
+}
+
+#[test]
+fn a_syn_that_came_twice_has_the_answer_that_stands_before_it() {
+    let note = |seq, ack| {
+        let says = Says { seq, ack, flags: flags::SYN | flags::ACK, ..Says::default() };
+        let bytes = packet(&key(1), Direction::FromGuest, &says, b"");
+        let frame = &bytes[VNET_HEADER..];
+        Note::of(frame, &Packet::parse(frame).unwrap(), key(1), 1)
+    };
+    let mut flow = Flow::new(State::Coming, LINK, Instant::ZERO);
+    flow.note(&note(5000, 101));
+    flow.note(&note(9000, 201));
+    assert_eq!([101, 201, 301].map(|syn| flow.opening(syn)), [Some(5000), Some(9000), None]);
+}
+
+#[test]
+fn what_comes_late_of_the_connection_before_is_of_no_other() {
+    let segment = |seq, ack, flags| {
+        let says = Says { seq, ack, flags, ..Says::default() };
+        let bytes = packet(&key(1), Direction::ToGuest, &says, b"");
+        *Packet::parse(&bytes[VNET_HEADER..]).unwrap().segment().unwrap()
+    };
+    let mut flow = Flow::new(State::Open, LINK, Instant::ZERO);
+    let late = segment(1000, 70, flags::ACK);
+    assert!(!flow.is_of_before(&late), "of a connection whose opening is not known");
+    flow.open(5, 5001);
+    assert!(flow.is_of_before(&late));
+    assert!(!flow.is_of_before(&segment(5000, 0, flags::SYN)), "its own SYN");
+    assert!(!flow.is_of_before(&segment(5001, 80, flags::ACK)));
+    // Far on, what is old cannot be told from what is new by the number of the SYN.
+    flow.peer_next = Some(5001 + (1 << 31));
+    assert!(!flow.is_of_before(&segment(5001 + (1 << 31), 80, flags::ACK)));
 }
 
 #[test]
