@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{codec, llm, packet};
+use super::{codec, encoder, llm, packet};
 use crate::lab::{self, Llm};
 
 /// What is measured.
@@ -13,6 +13,15 @@ pub enum Command {
     Llm {
         /// How long each measure takes, in seconds.
         #[arg(long, default_value_t = 15, value_name = "N")]
+        seconds: u64,
+        /// Put this `llm` binary into the hosts instead of building it.
+        #[arg(long, value_name = "FILE")]
+        llm: Option<PathBuf>,
+    },
+    /// Encoding in Dom0 beside encoding in a domain of its own, on two Xen hosts; needs root and five minutes.
+    Encoder {
+        /// How long the guest writes memory, for each of them, in seconds.
+        #[arg(long, default_value_t = 30, value_name = "N")]
         seconds: u64,
         /// Put this `llm` binary into the hosts instead of building it.
         #[arg(long, value_name = "FILE")]
@@ -53,6 +62,12 @@ impl Command {
                     ..llm::Options::new(name)
                 };
                 Ok(llm::run(&options)?)
+            }
+            Self::Encoder { seconds, llm } => {
+                lab::clean_on_exit(name)?;
+                let llm = llm.clone().map_or(Llm::Build, Llm::File);
+                let time = Duration::from_secs(*seconds);
+                Ok(encoder::run(&encoder::Options { name: name.into(), llm, time })?)
             }
             Self::Packet { seconds, flows } => Ok(packet::run(Duration::from_secs_f64(*seconds), *flows)?),
             Self::Codec { corpus, rounds } => {

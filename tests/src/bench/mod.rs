@@ -8,6 +8,7 @@ use serde::Serialize;
 
 pub mod codec;
 mod command;
+pub mod encoder;
 pub mod llm;
 pub mod packet;
 
