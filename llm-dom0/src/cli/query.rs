@@ -94,6 +94,9 @@ fn describe_primary(p: &PrimaryStatus, out: &mut String) -> std::fmt::Result {
         "  output held  {} packets, {} bytes; {} dropped",
         p.egress.held_packets, p.egress.held_bytes, p.egress.dropped_packets
     )?;
+    if !p.encoder.is_empty() {
+        writeln!(out, "  encoder      {}", p.encoder)?;
+    }
     writeln!(out, "  memory       {} bytes shadow, {} bytes not yet committed", p.shadow_bytes, p.buffered)
 }
 

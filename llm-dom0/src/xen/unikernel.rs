@@ -13,7 +13,6 @@ use llm_core::service::{MAX_ANSWER, MAX_REQUEST, Request, State, VERSION, node};
 use super::evtchn::Evtchn;
 use super::gntdev::{self, ForeignPages};
 use super::store::{StoreError, XenStore};
-use crate::checkpoint::offload::{Line, LineError};
 use crate::shared::{EventChannel, RingPages, SharedPages};
 
 /// How often the unikernel's state is looked at while it is waited for.
@@ -146,6 +145,17 @@ impl Unikernel {
         self.copies
     }
 
+    /// Whether it is still connected: the nodes of a domain go with it, and one that has parted says so. One that has
+    /// crashed or hangs says nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`UnikernelError::Store`].
+    pub fn is_connected(&mut self) -> Result<bool, UnikernelError> {
+        let state = self.store.read(&path(self.domid, node::STATE))?;
+        Ok(state.as_deref().and_then(State::from_value) == Some(State::Connected))
+    }
+
     /// Puts a request into the ring; false if there is no room: take answers, then [`wait`](Self::wait). It is shown to the
     /// unikernel by `wait` or [`show`](Self::show).
     ///
@@ -212,30 +222,6 @@ impl Unikernel {
             self.channel.notify()?;
         }
         Ok(!sleep.sleep || self.channel.wait(Some(patience))?)
-    }
-}
-
-impl Line for Unikernel {
-    fn send(&mut self, request: &Request<'_>) -> Result<bool, LineError> {
-        Ok(Self::send(self, request)?)
-    }
-
-    fn show(&mut self) -> Result<(), LineError> {
-        Ok(Self::show(self)?)
-    }
-
-    fn answer(&mut self, into: &mut [u8]) -> Result<Option<usize>, LineError> {
-        Ok(Self::answer(self, into)?)
-    }
-
-    fn wait(&mut self, room: bool, patience: Duration) -> Result<bool, LineError> {
-        Ok(Self::wait(self, room, patience)?)
-    }
-
-    fn is_there(&mut self) -> Result<bool, LineError> {
-        // The nodes of a domain go with it, and one that has parted says so.
-        let state = self.store.read(&path(self.domid, node::STATE))?;
-        Ok(state.as_deref().and_then(State::from_value) == Some(State::Connected))
     }
 }
 

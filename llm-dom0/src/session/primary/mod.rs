@@ -1,10 +1,11 @@
 //! The primary of a protected domain.
 //!
 //! One main thread owns the machine of `llm-core` and acts on what it says.
-//! Around it: the pipe and the encoder ([`stream`]), two connections ([`paths`]),
+//! Around it: the pipe and the encoder ([`stream`], [`encoder`]), two connections ([`paths`]),
 //! the packet path ([`network`]) and a look at the domain ([`watcher`]).
 
 mod driver;
+mod encoder;
 mod event;
 mod log;
 mod network;

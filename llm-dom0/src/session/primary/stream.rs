@@ -12,12 +12,11 @@ use std::time::Duration;
 use llm_core::frame::Kind;
 
 use super::super::queue::ByteQueue;
-use super::driver::error_chain;
+use super::encoder::make_encoder;
 use super::event::{Event, SessionEvent};
 use super::network::Marks;
 use super::pipe::PipeReader;
 use crate::checkpoint::encode::{Encoder, Output};
-use crate::checkpoint::offload::{Offload, PATIENCE};
 use crate::checkpoint::stream::StreamError;
 use crate::checkpoint::tap::PipeTap;
 use crate::control::run_file;
@@ -188,26 +187,6 @@ impl Stream {
     /// Memory of the copy of committed pages.
     pub(crate) fn shadow_bytes(&self) -> u64 {
         self.figures.shadow_bytes.load(Ordering::Relaxed)
-    }
-}
-
-/// The encoder of a stream, and in words who it is: a domain of its own if one is wanted and to be had.
-fn make_encoder(config: &StreamConfig) -> (Encoder, String) {
-    let pages = config.shadow_pages;
-    let Some(domain) = &config.encoder else { return (Encoder::new(pages), "dom0".into()) };
-    let offload = || -> Result<Offload, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(Offload::begin(Box::new(domain.connect(pages)?), pages, PATIENCE)?)
-    };
-    match offload() {
-        Ok(offload) => {
-            tracing::info!(domain = domain.name(), "a domain of its own encodes");
-            (Encoder::with_offload(pages, offload), format!("stubdom {}", domain.name()))
-        }
-        Err(error) => {
-            let why = error_chain(&*error);
-            tracing::warn!(error = why, "there is no domain that encodes: encoding in Dom0");
-            (Encoder::new(pages), format!("dom0: {why}"))
-        }
     }
 }
 
