@@ -227,6 +227,10 @@ impl Unikernel {
 
 impl Drop for Unikernel {
     fn drop(&mut self) {
+        // The nodes of a domain that is gone must not come to life again.
+        if !matches!(self.store.read(&path(self.domid, node::STATE)), Ok(Some(_))) {
+            return;
+        }
         // It takes its pages back once they are unmapped, which is when this value is gone. If XenStore is gone, so
         // is everything else.
         let _ = set_state(&mut self.store, self.domid, State::Closed);

@@ -18,11 +18,11 @@ fn name() -> String {
 /// Destroyed in the middle of its work; then the driver dies as well, and the backup takes over with what both have encoded.
 pub(super) fn killed(tour: &mut Tour<'_>) -> Result<()> {
     let host = tour.protected(OPTIONS)?;
-    encodes(tour, host)?;
     let clients = tour.clients()?;
     tour.epochs_go_on(host, 3)?;
+    let before = encodes(tour, host)?;
     tour.lab.host(host).check(&format!("xl destroy {}", name()))?;
-    falls_back(tour, host, "is gone")?;
+    falls_back(tour, host, before, "is gone")?;
     primary::kill_protect(tour, host)?;
     tour.take_over(host)?;
     clients.wait_for_replies(now_ns(), LONG)?;
@@ -33,10 +33,10 @@ pub(super) fn killed(tour: &mut Tour<'_>) -> Result<()> {
 /// Paused, as one that hangs; a release takes it away all the same.
 pub(super) fn hung(tour: &mut Tour<'_>) -> Result<()> {
     let host = tour.protected(OPTIONS)?;
-    encodes(tour, host)?;
     let clients = tour.clients()?;
+    let before = encodes(tour, host)?;
     tour.lab.host(host).check(&format!("xl pause {}", name()))?;
-    falls_back(tour, host, "silent")?;
+    falls_back(tour, host, before, "silent")?;
     tour.lab.host(host).check(&format!("llm release {}", guest::NAME))?;
     tour.options = None;
     let code = protect_exit(tour.lab, host, SOON)?;
@@ -54,7 +54,7 @@ pub(super) fn hostile(tour: &mut Tour<'_>) -> Result<()> {
         .check(&format!("printf '%s' '{config}' >/run/hostile.cfg && xl create /run/hostile.cfg"))?;
     tour.protected(OPTIONS)?;
     let clients = tour.clients()?;
-    falls_back(tour, host, "The encoder's rings cannot be used")?;
+    falls_back(tour, host, 0, "The encoder's rings cannot be used")?;
     primary::kill_protect(tour, host)?;
     tour.take_over(host)?;
     clients.wait_for_replies(now_ns(), LONG)?;
@@ -90,16 +90,18 @@ pub(super) fn left_behind(tour: &mut Tour<'_>) -> Result<()> {
     tour.judge(clients)
 }
 
-/// The domain does encode.
-fn encodes(tour: &Tour<'_>, host: usize) -> Result<()> {
+/// The domain does encode. How often the backup was lost until now.
+fn encodes(tour: &Tour<'_>, host: usize) -> Result<u64> {
     let status = primary_status(tour.lab, host)?.unwrap_or_default();
     ensure(status.encoder == format!("stubdom {}", name()), || format!("who encodes: {:?}", status.encoder))?;
     // Copies of pages are where encoding is done.
-    ensure(status.shadow_bytes == 0, || format!("{} bytes of copies in Dom0", status.shadow_bytes))
+    ensure(status.shadow_bytes == 0, || format!("{} bytes of copies in Dom0", status.shadow_bytes))?;
+    Ok(status.backup_losses)
 }
 
-/// Dom0 encodes from now on, since the domain is as `why` says; the protection goes on and never stopped.
-fn falls_back(tour: &Tour<'_>, host: usize, why: &str) -> Result<()> {
+/// Dom0 encodes from now on, since the domain is as `why` says; the protection goes on and never stopped, with the backup
+/// lost `losses` times before.
+fn falls_back(tour: &Tour<'_>, host: usize, losses: u64, why: &str) -> Result<()> {
     wait("the encoder to be given up", SOON, || {
         let status = primary_status(tour.lab, host)?.unwrap_or_default();
         Ok((status.encoder.starts_with("dom0: "), move || status.encoder))
@@ -108,7 +110,9 @@ fn falls_back(tour: &Tour<'_>, host: usize, why: &str) -> Result<()> {
     ensure(status.encoder.contains(why), || format!("not {why:?}: {}", status.encoder))?;
     tour.epochs_go_on(host, 3)?;
     let after = primary_status(tour.lab, host)?.unwrap_or_default();
-    ensure(after.backup_losses == 0, || format!("the backup was lost {} times", after.backup_losses))?;
+    ensure(after.backup_losses == losses, || {
+        format!("the backup was lost {} times, {losses} before", after.backup_losses)
+    })?;
     ensure(after.epochs_committed > status.epochs_committed, || "no epoch was committed".into())
 }
 
