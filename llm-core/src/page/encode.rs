@@ -1,16 +1,15 @@
 //! Writes page records.
 
-use super::scan::{Features, Words, collect, is_zero};
+use super::scan::{Features, collect, is_zero};
 use super::sections::{Filled, Sections, update};
 use super::{Encoded, Kind, MAX_RECORD, Next, PAGE, Page, ZEROS};
 
 /// Encodes pages one after the other.
 ///
-/// Holds 12 KiB to work in and nothing between two pages: each record depends on its own page only.
+/// Holds 9 KiB to work in and nothing between two pages: each record depends on its own page only.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     features: Features,
-    words: Words,
     sections: Sections,
 }
 
@@ -18,7 +17,7 @@ impl Encoder {
     /// An encoder that uses these instructions.
     #[must_use]
     pub const fn new(features: Features) -> Self {
-        Self { features, words: Words::NEW, sections: Sections::NEW }
+        Self { features, sections: Sections::NEW }
     }
 
     /// Encodes `new` into the front of `out`, against `old` if there is an old copy. `next`, if known, is fetched from
@@ -61,7 +60,7 @@ impl Encoder {
             Some(old) => (old, Kind::Diff),
             None => (&ZEROS, Kind::Sparse),
         };
-        let filled = collect(self.features, base, new, next, &mut self.words, &mut self.sections);
+        let filled = collect(self.features, base, new, next, &mut self.sections);
         let (kind, len) = if filled.lines == 0 {
             (if old.is_some() { Kind::Unchanged } else { Kind::Zero }, 1)
         } else if filled.word_codes + filled.literals == 0 && old.is_some() && is_zero(new) {

@@ -19,6 +19,8 @@
 //! assert_eq!(copy, new);
 //! ```
 
+mod ahead;
+mod apply;
 pub mod batch;
 mod decode;
 mod encode;

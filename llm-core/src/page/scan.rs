@@ -9,8 +9,6 @@ mod avx2;
 mod nibbles;
 mod portable;
 
-pub(super) use portable::Words;
-
 use super::sections::{Filled, Sections};
 use super::{Next, Page};
 
@@ -56,11 +54,10 @@ pub(super) fn collect(
     old: &Page,
     new: &Page,
     next: Option<Next<'_>>,
-    words: &mut Words,
     sections: &mut Sections,
 ) -> Filled {
     match features.0 {
-        Width::Portable => portable::collect(old, new, words, sections),
+        Width::Portable => portable::collect(old, new, sections),
         #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
         Width::Avx2(avx2) => avx2.collect(old, new, next, sections),
     }

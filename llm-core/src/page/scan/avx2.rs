@@ -5,9 +5,9 @@
 use core::arch::x86_64::*;
 
 use super::super::sections::{Filled, Sections};
-use super::super::table::{ESCAPE, LINE_CODES, LINE_LITERAL, LINE_ZERO, SHIFT};
+use super::super::table::{ESCAPE, LINE_CODES, LINE_LITERAL, LINE_ZERO};
 use super::super::{LINE, LINES, Next, PAGE, Page};
-use super::nibbles::{ABOVE, BELOW, Nibbles, SIGNIFICANT};
+use super::nibbles::{Nibbles, PLAIN};
 use super::{Features, Width};
 
 /// That the processor has what this file uses.
@@ -82,13 +82,14 @@ fn collect(old: &Page, new: &Page, next: Option<Next<'_>>, sections: &mut Sectio
 fn changed_lines(old: &Page, new: &Page) -> u64 {
     let mut lines = 0;
     let pairs = old.as_chunks::<LINE>().0.iter().zip(new.as_chunks::<LINE>().0);
-    for (number, (old, new)) in pairs.enumerate() {
+    for (old, new) in pairs {
         let [a, b] = load(old);
         let [c, d] = load(new);
         let equal = _mm256_and_si256(_mm256_cmpeq_epi8(a, c), _mm256_cmpeq_epi8(b, d));
-        lines |= u64::from(_mm256_movemask_epi8(equal) != -1) << number;
+        // An addition with the carry of the comparison: the last line's bit ends up lowest.
+        lines = lines + lines + u64::from(_mm256_movemask_epi8(equal).cast_unsigned() < u32::MAX);
     }
-    lines
+    lines.reverse_bits()
 }
 
 /// What there is to know of four lines: a byte for each word.
@@ -130,8 +131,8 @@ impl Four {
             _mm256_max_epu8(in_low, in_high)
         };
         let [changed, set, repeats] = [&self.changed, &self.set, &self.repeats].map(|words| four(words));
-        let replace = _mm256_min_epu8(by(&BELOW, changed), by(&ABOVE, changed));
-        let keep = _mm256_min_epu8(replace, by(&SIGNIFICANT, set));
+        let replace = _mm256_min_epu8(by(&PLAIN.below, changed), by(&PLAIN.above, changed));
+        let keep = _mm256_min_epu8(replace, by(&PLAIN.significant, set));
         let one = _mm256_set1_epi8(1);
         // 1, the choice of a repeated word, or 255.
         let repeat = _mm256_or_si256(_mm256_sub_epi8(repeats, one), one);
@@ -145,13 +146,15 @@ impl Four {
         let zero_line = _mm256_cmpeq_epi64(set, zero);
         let dead = _mm256_or_si256(_mm256_or_si256(literal, zero_line), same);
         let code = _mm256_and_si256(choice, low);
+        // A code that takes nothing, where there is none.
+        let taken = _mm256_andnot_si256(dead, code);
         let ones = _mm256_set1_epi8(-1);
         let signs = |x| _mm256_movemask_pd(_mm256_castsi256_pd(x)).cast_unsigned() as usize;
         Chosen {
             masks: words_of(_mm256_andnot_si256(same, one)),
             codes: words_of(code),
+            pairs: words_of(_mm256_or_si256(taken, _mm256_srli_epi64::<4>(taken))),
             lens: words_of(_mm256_andnot_si256(dead, cost)),
-            shifts: words_of(_mm256_shuffle_epi8(both(&SHIFT), code)),
             live: words_of(_mm256_andnot_si256(dead, ones)),
             literal: signs(literal),
             zero: signs(zero_line),
@@ -164,8 +167,9 @@ struct Chosen {
     /// 1 if it changed.
     masks: [u64; 4],
     codes: [u64; 4],
+    /// In every other byte, the codes of two words.
+    pairs: [u64; 4],
     lens: [u64; 4],
-    shifts: [u64; 4],
     /// 255 if it has a code.
     live: [u64; 4],
     /// A bit for each line.
@@ -199,13 +203,15 @@ impl Chosen {
         let lens = self.lens[i];
         // A byte for each word: the bytes of those before it in the line.
         let starts = lens.wrapping_mul(ONES << 8);
-        let shifts = self.shifts[i];
+        let pairs = self.pairs[i];
         let Some(to) = sections.data[filled.data % PAGE..].first_chunk_mut::<{ 2 * LINE }>() else { return };
-        for (word, bytes) in new.as_chunks::<8>().0.iter().enumerate() {
-            let shift = (shifts >> (8 * word)) & 0x38;
-            let start = usize::from((starts >> (8 * word)).to_le_bytes()[0]) % LINE;
-            // All eight bytes: what is too much is overwritten by the next word.
-            to[start..start + 8].copy_from_slice(&(u64::from_le_bytes(*bytes) >> shift).to_le_bytes());
+        for (pair, words) in new.as_chunks::<16>().0.iter().enumerate() {
+            let codes = usize::from((pairs >> (16 * pair)).to_le_bytes()[0]);
+            let start = usize::from((starts >> (16 * pair)).to_le_bytes()[0]) % LINE;
+            // All sixteen bytes: what is too much is overwritten by the next words.
+            if let Some(to) = to[start..].first_chunk_mut() {
+                store(to, _mm_shuffle_epi8(sixteen(words), sixteen(&PLAIN.moves[codes])));
+            }
         }
         filled.data += usize::from(lens.wrapping_mul(ONES).to_be_bytes()[0]);
     }
@@ -222,6 +228,20 @@ fn load(line: &[u8; LINE]) -> [__m256i; 2] {
     // SAFETY: the last 32 bytes of the 64 that `line` refers to; no alignment is asked for.
     let high = unsafe { _mm256_loadu_si256(middle) };
     [low, high]
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sixteen(bytes: &[u8; 16]) -> __m128i {
+    // SAFETY: the 16 bytes that `bytes` refers to; no alignment is asked for.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(to: &mut [u8; 16], x: __m128i) {
+    // SAFETY: the 16 bytes that `to` refers to; no alignment is asked for.
+    unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), x) };
 }
 
 #[inline]
@@ -244,8 +264,7 @@ fn words_of(x: __m256i) -> [u64; 4] {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn both(table: &[u8; 16]) -> __m256i {
-    // SAFETY: the 16 bytes that `table` refers to; no alignment is asked for.
-    _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
+    _mm256_broadcastsi128_si256(sixteen(table))
 }
 
 /// Lines of a page that are asked for ahead of time. The processor guesses the others.

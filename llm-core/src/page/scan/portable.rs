@@ -1,66 +1,25 @@
 //! The diff in 64-bit words, for every processor.
 //!
-//! Branches that depend on a page's content cost more than what they would skip: the words of all changed lines are
-//! listed first, and then handled in loops that only end once.
+//! Branches that depend on a page's content cost more than what they would skip: all eight words of a changed line are
+//! coded, and what does not count is overwritten by what comes next.
 
 use super::super::sections::{Filled, Sections};
-use super::super::table::{self, Choice, EXTEND, LINE_ZERO, ONES, PLACES, REPEAT, REPLACE, SHIFT};
-use super::super::{LINE, LINES, Page, WORDS};
+use super::super::table::{LINE_ZERO, PLAIN};
+use super::super::{LINE, LINES, Page};
 
-/// In place of the choice of a word whose line goes as a whole. No word has it: its code takes bytes.
-const SKIP: Choice = table::choice(0, 15);
-
-/// The changed words of a page. Kept from page to page, since clearing it would take its time.
-#[derive(Clone, Debug)]
-pub(in crate::page) struct Words {
-    /// Numbers of the words.
-    at: [u16; WORDS + 8],
-    choices: [Choice; WORDS + 8],
-    /// Bytes of data of the words before this one.
-    cost: [u16; WORDS + 8],
-}
-
-impl Words {
-    pub(in crate::page) const NEW: Self =
-        Self { at: [0; WORDS + 8], choices: [0; WORDS + 8], cost: [0; WORDS + 8] };
-}
-
-pub(super) fn collect(old: &Page, new: &Page, words: &mut Words, sections: &mut Sections) -> Filled {
+pub(super) fn collect(old: &Page, new: &Page, sections: &mut Sections) -> Filled {
     let lines = changed_lines(old, new);
     let mut filled = Filled { lines, ..Filled::default() };
-    if lines == 0 {
-        return filled;
-    }
-    let mut masks = [0; LINES];
-    let count = list(lines, old, new, &mut words.at, &mut masks);
-    choose(old, new, words, count);
-    let new_lines = new.as_chunks::<LINE>().0;
-    let (mut left, mut start) = (lines, 0);
-    for &mask in masks.iter().take(lines.count_ones() as usize) {
-        let line = left.trailing_zeros() as usize;
+    let words = new.as_chunks::<8>().0;
+    let (old, new) = (old.as_chunks::<LINE>().0, new.as_chunks::<LINE>().0);
+    let mut left = lines;
+    while left != 0 {
+        let line = left.trailing_zeros() as usize % LINES;
         left &= left - 1;
-        let end = start + usize::from(ONES[usize::from(mask)]);
-        if mask == 0 {
-            sections.line_code(&mut filled, LINE_ZERO);
-        } else if is_literal(words.cost[end] - words.cost[start], end - start) {
-            // All eight words changed, or they would have cost less.
-            if let Some(choices) = words.choices.get_mut(start..start + 8) {
-                choices.fill(SKIP);
-            }
-            sections.literal(&mut filled, &new_lines[line % LINES]);
-        } else {
-            sections.line(&mut filled, mask);
-        }
-        start = end;
+        let before = words.get((8 * line).wrapping_sub(1)).map_or(0, |word| u64::from_le_bytes(*word));
+        put(&old[line], &new[line], before, sections, &mut filled);
     }
-    put(new, words, count, sections, &mut filled);
     filled
-}
-
-/// Whether the line itself is no longer than its words: in half bytes, as word codes are.
-#[inline(always)]
-fn is_literal(cost: u16, words: usize) -> bool {
-    2 * usize::from(cost) + words >= 2 * LINE
 }
 
 /// A bit for each line that changed.
@@ -78,82 +37,44 @@ fn differ(old: &[u8; LINE], new: &[u8; LINE]) -> bool {
     quarters.fold(0, |any, (o, n)| any | (u128::from_ne_bytes(*o) ^ u128::from_ne_bytes(*n))) != 0
 }
 
-/// Lists the changed words of the changed lines that did not become zero, with a mask for each changed line
-/// (0 if it became zero), and returns how many words.
-fn list(lines: u64, old: &Page, new: &Page, at: &mut [u16; WORDS + 8], masks: &mut [u8; LINES]) -> usize {
-    let (old, new) = (old.as_chunks::<LINE>().0, new.as_chunks::<LINE>().0);
-    let (mut left, mut count) = (lines, 0);
-    for mask in masks.iter_mut().take(lines.count_ones() as usize) {
-        let line = left.trailing_zeros() as usize % LINES;
-        left &= left - 1;
-        let words = new[line].as_chunks::<8>().0;
-        let pairs = old[line].as_chunks::<8>().0.iter().zip(words);
-        let changed = pairs.enumerate().fold(0, |mask, (bit, (o, n))| mask | (u8::from(o != n) << bit));
-        let any = words.iter().fold(0, |any, word| any | u64::from_ne_bytes(*word)) != 0;
-        *mask = if any { changed } else { 0 };
-        if let Some(to) = at.get_mut(count..).and_then(<[u16]>::first_chunk_mut::<8>) {
-            let base = u16::try_from(8 * line).unwrap_or(0);
-            *to = PLACES[usize::from(*mask)].map(|place| place + base);
-        }
-        count += usize::from(ONES[usize::from(*mask)]);
-    }
-    count
-}
-
-/// Chooses a code for each listed word, and sums up what they cost.
-fn choose(old: &Page, new: &Page, words: &mut Words, count: usize) {
-    let (old, new) = (old.as_chunks::<8>().0, new.as_chunks::<8>().0);
-    let mut cost = 0;
-    let listed = words.at.iter().zip(&mut words.choices).zip(&mut words.cost).take(count);
-    for ((&at, choice), sum) in listed {
-        let at = usize::from(at) % WORDS;
-        let (o, n) = (u64::from_le_bytes(old[at]), u64::from_le_bytes(new[at]));
-        let before = u64::from_le_bytes(new[at.wrapping_sub(1) % WORDS]);
-        let best = best(o, n, before);
-        *choice = best;
-        *sum = cost;
-        cost += u16::from(best >> 4);
-    }
-    words.cost[count] = cost;
-    // Nothing comes before the first word of a page.
-    if words.at[0] == 0 && count > 0 {
-        let choice = best(u64::from_le_bytes(old[0]), u64::from_le_bytes(new[0]), 0);
-        let more = u16::from(choice >> 4) - u16::from(words.choices[0] >> 4);
-        words.choices[0] = choice;
-        words.cost[1..].iter_mut().take(count).for_each(|sum| *sum += more);
-    }
-}
-
-/// The best choice for a word that changed from `old` to `new`.
+/// Adds a line that changed. `before` is the word before it.
 #[inline(always)]
-pub(super) fn best(old: u64, new: u64, before: u64) -> Choice {
-    // In turned words, leading zeros become trailing ones, which old processors count quicker. The highest bit
-    // does not matter; that it is set spares a branch.
-    let zero_bytes = |word: u64| (word | 1 << 63).trailing_zeros() >> 3;
-    let changed = old ^ new;
-    let replace = REPLACE[(8 * zero_bytes(changed) + zero_bytes(changed.swap_bytes())) as usize % 64];
-    let significant = 8 - zero_bytes(new.swap_bytes()) - u32::from(new == 0);
-    // REPEAT, or 255 if it is none.
-    let repeat = u8::from(new == before).wrapping_sub(1) | REPEAT;
-    replace.min(EXTEND[significant as usize % 9]).min(repeat)
-}
-
-/// Writes codes and data of the listed words, but for those of literal lines.
-fn put(new: &Page, words: &Words, count: usize, sections: &mut Sections, filled: &mut Filled) {
-    let new = new.as_chunks::<8>().0;
-    let (mut codes, mut data) = (filled.word_codes, filled.data);
-    for (&at, &choice) in words.at.iter().zip(&words.choices).take(count) {
-        let code = choice & 15;
-        let word = u64::from_le_bytes(new[usize::from(at) % WORDS]) >> (SHIFT[usize::from(code)] & 63);
-        sections.word_codes[codes % WORDS] = code;
-        codes += usize::from(choice != SKIP);
+fn put(old: &[u8; LINE], new: &[u8; LINE], before: u64, sections: &mut Sections, filled: &mut Filled) {
+    let codes = sections.word_codes.get_mut(filled.word_codes..).and_then(<[u8]>::first_chunk_mut::<8>);
+    let data = sections.data.get_mut(filled.data..).and_then(<[u8]>::first_chunk_mut::<{ 2 * LINE }>);
+    // There is always room.
+    let (Some(codes), Some(data)) = (codes, data) else { return };
+    let (mut count, mut len, mut mask, mut any, mut before) = (0, 0, 0, 0, before);
+    let pairs = old.as_chunks::<8>().0.iter().zip(new.as_chunks::<8>().0);
+    for (bit, (old, new)) in pairs.enumerate() {
+        let (old, new) = (u64::from_le_bytes(*old), u64::from_le_bytes(*new));
+        // In turned words, leading zeros become trailing ones, which old processors count quicker.
+        let zero_bytes = |word: u64| word.trailing_zeros() as usize >> 3;
+        let changed = old ^ new;
+        let replace = PLAIN.replace[(8 * zero_bytes(changed) + zero_bytes(changed.swap_bytes())) % 128];
+        let extend = PLAIN.extend[zero_bytes(new.swap_bytes()) % 16];
+        let repeat = if new == before { PLAIN.repeat } else { u16::MAX };
+        let choice = replace.min(extend).min(repeat);
+        codes[count % 8] = choice.to_le_bytes()[1] & 15;
         // All eight bytes: what is too much is overwritten by the next word.
-        if let Some(to) = sections.data.get_mut(data..).and_then(<[u8]>::first_chunk_mut) {
-            *to = word.to_le_bytes();
-        }
-        data += usize::from(choice >> 4);
+        let start = len % LINE;
+        data[start..start + 8].copy_from_slice(&(new >> (choice & 63)).to_le_bytes());
+        count += usize::from(changed != 0);
+        len += usize::from(choice >> 12);
+        mask |= u8::from(changed != 0) << bit;
+        any |= new;
+        before = new;
     }
-    (filled.word_codes, filled.data) = (codes, data);
+    if any == 0 {
+        sections.line_code(filled, LINE_ZERO);
+    } else if 2 * len + count >= 2 * LINE {
+        // The line itself is no longer than its words: in half bytes, as word codes are.
+        sections.literal(filled, new);
+    } else {
+        filled.word_codes += count;
+        filled.data += len;
+        sections.line(filled, mask);
+    }
 }
 
 pub(super) fn is_zero(page: &Page) -> bool {
@@ -167,19 +88,20 @@ pub(super) fn is_zero(page: &Page) -> bool {
 mod tests {
     use super::*;
     use crate::page::PAGE;
+    use crate::page::table::LINE_CODES;
 
     #[test]
     fn each_single_byte_is_found_in_its_place() {
         let old = [0x55; PAGE];
-        let (mut sections, mut words) = (Sections::NEW, Words::NEW);
+        let mut sections = Sections::NEW;
         for at in 0..PAGE {
             let mut new = old;
             new[at] ^= 0x80;
-            let filled = collect(&old, &new, &mut words, &mut sections);
+            let filled = collect(&old, &new, &mut sections);
             assert_eq!(filled.lines, 1 << (at / LINE), "byte {at}");
-            assert_eq!(sections.line_codes[0], table::LINE_CODES[1 << (at % LINE / 8)], "byte {at}");
+            assert_eq!(sections.line_codes[0], LINE_CODES[1 << (at % LINE / 8)], "byte {at}");
         }
-        assert_eq!(collect(&old, &old, &mut words, &mut sections), Filled::default());
+        assert_eq!(collect(&old, &old, &mut sections), Filled::default());
     }
 
     #[test]
