@@ -3,7 +3,7 @@
 //! Branches that depend on the content are few: words are listed first, and then changed in a loop that ends once.
 
 use super::ahead;
-use super::table::{ESCAPE, LINE_LITERAL, LINE_ZERO, ONES, PLACES, PLAIN, WORD_MASKS};
+use super::table::{ESCAPE, LINE_LITERAL, LINE_ZERO, ONES, PLACES, WORD_MASKS, word_codes};
 use super::{LINE, LINES, Page, PageError, PageReason, WORDS};
 
 /// Makes the changes of the body that is `record[head..end]`, to a page of zeros if `clear`.
@@ -12,7 +12,7 @@ use super::{LINE, LINES, Page, PageError, PageReason, WORDS};
 ///
 /// The body is malformed. Then `page` is as it was.
 #[inline(always)]
-pub(super) fn change(
+pub(super) fn change<const DENSE: bool>(
     record: &[u8],
     head: usize,
     end: usize,
@@ -31,9 +31,9 @@ pub(super) fn change(
         record
     };
     if ones(lines) <= FEW {
-        change_few(record, rest, lines, page, clear)
+        change_few::<DENSE>(record, rest, lines, page, clear)
     } else {
-        change_many(record, rest, lines, page, clear)
+        change_many::<DENSE>(record, rest, lines, page, clear)
     }
 }
 
@@ -43,7 +43,7 @@ const FEW: usize = 12;
 /// For pages that change in few places: stores nothing but what changed, and does not read the page. Its memory is
 /// hardly ever in a cache; so nothing waits for it, and several pages can be under way at once.
 #[inline(always)]
-fn change_few(
+fn change_few<const DENSE: bool>(
     record: &[u8],
     mut rest: Rest<'_>,
     lines: u64,
@@ -72,7 +72,8 @@ fn change_few(
     let packed = rest.take_codes(words)?;
     let literals = rest.offset();
     let mut data = literals + len;
-    len += packed.iter().map(|&pair| usize::from(PLAIN.pair_len[usize::from(pair)])).sum::<usize>();
+    len +=
+        packed.iter().map(|&pair| usize::from(word_codes(DENSE).pair_len[usize::from(pair)])).sum::<usize>();
     rest.take(len)?;
     if !rest.bytes.is_empty() {
         return Err(PageError::new(rest.offset(), PageReason::Trailing { left: rest.bytes.len() }));
@@ -95,7 +96,12 @@ fn change_few(
                 while mask != 0 {
                     let at = 8 * line + mask.trailing_zeros() as usize;
                     mask &= mask - 1;
-                    data += store(page, at, code_of(packed, word), record.get(data..).unwrap_or_default());
+                    data += store::<DENSE>(
+                        page,
+                        at,
+                        code_of(packed, word),
+                        record.get(data..).unwrap_or_default(),
+                    );
                     word += 1;
                 }
             }
@@ -106,7 +112,7 @@ fn change_few(
 
 /// For pages that change in many places.
 #[inline(never)]
-fn change_many(
+fn change_many<const DENSE: bool>(
     record: &[u8],
     mut rest: Rest<'_>,
     lines: u64,
@@ -144,7 +150,7 @@ fn change_many(
     let mut len = LINE * ones(literals);
     for (codes, &pair) in codes.as_chunks_mut::<2>().0.iter_mut().zip(packed) {
         *codes = [pair & 15, pair >> 4];
-        len += usize::from(PLAIN.pair_len[usize::from(pair)]);
+        len += usize::from(word_codes(DENSE).pair_len[usize::from(pair)]);
     }
     let data = rest.offset();
     rest.take(len)?;
@@ -169,19 +175,26 @@ fn change_many(
     let codes = at.iter().zip(&codes).take(words);
     let page = page.as_chunks_mut::<8>().0;
     let mut state = State { at: WORDS, word: 0 };
-    codes.for_each(|(&at, &code)| state.step(page, at, code, &mut data));
+    codes.for_each(|(&at, &code)| state.step::<DENSE>(page, at, code, &mut data));
     Ok(())
 }
 
 /// Changes a word without reading it, and returns how many bytes of data it took.
 #[inline(always)]
-fn store(page: &mut Page, at: usize, code: u8, data: &[u8]) -> usize {
-    let run = &PLAIN.runs[usize::from(code & 15)];
+fn store<const DENSE: bool>(page: &mut Page, at: usize, code: u8, data: &[u8]) -> usize {
+    let run = &word_codes(DENSE).runs[usize::from(code & 15)];
     let (start, len) = (8 * at + usize::from(run.start), usize::from(run.len));
     if run.whole {
         let words = page.as_chunks_mut::<8>().0;
-        let before = if run.repeat { words.get(at.wrapping_sub(1)).copied() } else { None };
-        words[at % WORDS] = before.unwrap_or_default();
+        let other = match (run.copy, DENSE && run.refer) {
+            (false, _) => None,
+            (true, false) => words.get(at.wrapping_sub(1)),
+            (true, true) => words.get(referred(at, data.first().copied().unwrap_or_default())),
+        };
+        words[at % WORDS] = other.copied().unwrap_or_default();
+        if DENSE && run.refer {
+            return 1;
+        }
     }
     let (Some(to), Some(from)) = (page.get_mut(start..start + len), data.get(..len)) else { return 0 };
     // As two pieces that overlap, which is quicker than a copy of any length.
@@ -193,6 +206,12 @@ fn store(page: &mut Page, at: usize, code: u8, data: &[u8]) -> usize {
         ends::<1>(to, from);
     }
     len
+}
+
+/// The word that code *refer* names; beyond all words if there is none.
+#[inline(always)]
+fn referred(at: usize, data: u8) -> usize {
+    at.wrapping_sub(2 + usize::from(data))
 }
 
 /// Copies the first `L` and the last `L` bytes, if there are any.
@@ -217,18 +236,18 @@ struct State {
 
 impl State {
     #[inline(always)]
-    fn step(&mut self, words: &mut [[u8; 8]], at: u16, code: u8, data: &mut Data<'_>) {
+    fn step<const DENSE: bool>(&mut self, words: &mut [[u8; 8]], at: u16, code: u8, data: &mut Data<'_>) {
         let at = usize::from(at) % WORDS;
-        let apply = &PLAIN.apply[usize::from(code & 15)];
+        let apply = &word_codes(DENSE).apply[usize::from(code & 15)];
+        let data = data.word(apply.len);
+        let other = at.wrapping_sub(1);
+        let other = if DENSE && apply.refer { referred(at, data.to_le_bytes()[0]) } else { other };
+        let stored = words.get(other).map_or(0, |word| u64::from_le_bytes(*word));
         // What was stored just now is quicker had from a register.
-        let before = at.wrapping_sub(1);
-        let stored = words.get(before).map_or(0, |word| u64::from_le_bytes(*word));
-        let before = if before == self.at { self.word } else { stored };
+        let other = if other == self.at { self.word } else { stored };
         let Some(word) = words.get_mut(at) else { return };
         let old = u64::from_le_bytes(*word);
-        let new = (old & apply.keep)
-            | ((data.word(apply.len) << (apply.shift & 63)) & apply.take)
-            | (before & apply.repeat);
+        let new = (old & apply.keep) | ((data << (apply.shift & 63)) & apply.take) | (other & apply.copy);
         *word = new.to_le_bytes();
         (self.at, self.word) = (at, new);
     }

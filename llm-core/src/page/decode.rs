@@ -24,7 +24,10 @@ pub fn decode(record: &[u8], page: &mut Page, have_old: bool) -> Result<usize, P
         Kind::Unchanged => {}
         Kind::Zero => page.fill(0),
         Kind::Raw => page.copy_from_slice(record.get(head..end).unwrap_or_default()),
-        Kind::Diff | Kind::Sparse => change(record, head, end, page, kind == Kind::Sparse)?,
+        Kind::Diff | Kind::Sparse => change::<false>(record, head, end, page, kind == Kind::Sparse)?,
+        Kind::Dense | Kind::DenseSparse => {
+            change::<true>(record, head, end, page, kind == Kind::DenseSparse)?;
+        }
     }
     Ok(end)
 }
@@ -56,7 +59,7 @@ fn split(record: &[u8]) -> Result<Split, PageError> {
     let (body, head) = match kind {
         Kind::Unchanged | Kind::Zero => (0, 1),
         Kind::Raw => (PAGE, 1),
-        Kind::Diff | Kind::Sparse => {
+        Kind::Diff | Kind::Sparse | Kind::Dense | Kind::DenseSparse => {
             let (body, bytes) = length(rest)?;
             (body, 1 + bytes)
         }

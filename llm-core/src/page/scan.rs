@@ -8,6 +8,7 @@ mod avx2;
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 mod nibbles;
 mod portable;
+mod seen;
 
 use super::sections::{Filled, Sections};
 use super::{Next, Page};
@@ -49,7 +50,7 @@ impl Default for Features {
 
 /// The diff of two versions of a page, in parts.
 #[inline]
-pub(super) fn collect(
+pub(super) fn collect<const DENSE: bool>(
     features: Features,
     old: &Page,
     new: &Page,
@@ -57,9 +58,9 @@ pub(super) fn collect(
     sections: &mut Sections,
 ) -> Filled {
     match features.0 {
-        Width::Portable => portable::collect(old, new, sections),
+        Width::Portable => portable::collect::<DENSE>(old, new, sections),
         #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-        Width::Avx2(avx2) => avx2.collect(old, new, next, sections),
+        Width::Avx2(avx2) => avx2.collect::<DENSE>(old, new, next, sections),
     }
 }
 

@@ -24,9 +24,11 @@ pub(super) enum WordCode {
     Replace(u8),
     /// Becomes what the word before it in the page is.
     Repeat,
+    /// Becomes what the word 2 + n places before it is; n is a byte of data.
+    Refer,
 }
 
-use WordCode::{Extend, Repeat, Replace};
+use WordCode::{Extend, Refer, Repeat, Replace};
 
 /// Word codes of the kinds `diff` and `sparse`.
 pub(super) const PLAIN_CODES: [WordCode; 16] = [
@@ -48,7 +50,21 @@ pub(super) const PLAIN_CODES: [WordCode; 16] = [
     Replace(0xfc),
 ];
 
+/// Word codes of the kinds `dense` and `dense-sparse`: [`Refer`] is in place of the code that is missed least.
+pub(super) const DENSE_CODES: [WordCode; 16] = {
+    let mut codes = PLAIN_CODES;
+    codes[7] = Refer;
+    codes
+};
+
 pub(super) static PLAIN: WordCodes = WordCodes::new(&PLAIN_CODES);
+pub(super) static DENSE: WordCodes = WordCodes::new(&DENSE_CODES);
+
+/// The word codes of the kinds that are dense, or of the others.
+#[inline(always)]
+pub(super) const fn word_codes(dense: bool) -> &'static WordCodes {
+    if dense { &DENSE } else { &PLAIN }
+}
 
 /// Sixteen word codes as numbers to look up.
 pub(super) struct WordCodes {
@@ -65,15 +81,19 @@ pub(super) struct WordCodes {
     pub(super) extend: [Choice; 16],
     /// The choice of a word that equals the one before it.
     pub(super) repeat: Choice,
+    /// The choice of a word that refers to another one, if there is a code for it.
+    pub(super) refer: Choice,
 }
 
 /// A word code as arithmetic:
-/// `word = (word & keep) | ((data << shift) & take) | (before & repeat)`.
+/// `word = (word & keep) | ((data << shift) & take) | (other & copy)`.
 #[derive(Clone, Copy)]
 pub(super) struct Apply {
     pub(super) keep: u64,
     pub(super) take: u64,
-    pub(super) repeat: u64,
+    pub(super) copy: u64,
+    /// Whether the other word is the one that the data names, or else the one before.
+    pub(super) refer: bool,
     /// Bits.
     pub(super) shift: u32,
     /// Bytes of data that the code uses up.
@@ -87,10 +107,11 @@ pub(super) struct Run {
     pub(super) start: u8,
     /// Bytes that come from the data.
     pub(super) len: u8,
-    /// Whether the other bytes change, too: to zeros or to those of the word before.
+    /// Whether the other bytes change, too: to zeros or to those of another word.
     pub(super) whole: bool,
-    /// Whether the word before gives them.
-    pub(super) repeat: bool,
+    /// Whether it is another word, and which.
+    pub(super) copy: bool,
+    pub(super) refer: bool,
 }
 
 /// How an encoder may carry a word: bytes of data in the highest four bits, its code in the four below, and in the
@@ -101,12 +122,12 @@ pub(super) type Choice = u16;
 impl WordCodes {
     const fn new(codes: &[WordCode; 16]) -> Self {
         let apply = applies(codes);
-        let mut runs = [Run { start: 0, len: 0, whole: false, repeat: false }; 16];
+        let mut runs = [Run { start: 0, len: 0, whole: false, copy: false, refer: false }; 16];
         let mut code = 0;
         while code < 16 {
-            let Apply { keep, repeat, shift, len, .. } = apply[code];
-            let whole = keep == 0 && len < 8;
-            runs[code] = Run { start: low_byte(shift / 8), len, whole, repeat: repeat != 0 };
+            let Apply { keep, copy, refer, shift, len, .. } = apply[code];
+            let (whole, copy) = (keep == 0 && len < 8, copy != 0);
+            runs[code] = Run { start: low_byte(shift / 8), len, whole, copy, refer };
             code += 1;
         }
         let mut pair_len = [0; 256];
@@ -115,12 +136,20 @@ impl WordCodes {
             pair_len[pair] = apply[pair & 15].len + apply[pair >> 4].len;
             pair += 1;
         }
-        Self { apply, runs, pair_len, replace: replace(codes), extend: extend(codes), repeat: repeat(codes) }
+        Self {
+            apply,
+            runs,
+            pair_len,
+            replace: replace(codes),
+            extend: extend(codes),
+            repeat: first(codes, false),
+            refer: first(codes, true),
+        }
     }
 }
 
 const fn applies(codes: &[WordCode; 16]) -> [Apply; 16] {
-    let mut table = [Apply { keep: 0, take: 0, repeat: 0, shift: 0, len: 0 }; 16];
+    let mut table = [Apply { keep: 0, take: 0, copy: 0, refer: false, shift: 0, len: 0 }; 16];
     let mut code = 0;
     while code < 16 {
         let cover = covered(codes[code]);
@@ -132,7 +161,8 @@ const fn applies(codes: &[WordCode; 16]) -> [Apply; 16] {
                 table[code].keep = !widen(mask);
                 table[code].shift = 8 * mask.trailing_zeros();
             }
-            Repeat => table[code].repeat = !0,
+            Repeat => table[code].copy = !0,
+            Refer => table[code] = Apply { take: 0, copy: !0, refer: true, ..table[code] },
         }
         code += 1;
     }
@@ -182,12 +212,16 @@ const fn extend(codes: &[WordCode; 16]) -> [Choice; 16] {
     table
 }
 
-pub(super) const fn repeat(codes: &[WordCode; 16]) -> Choice {
+/// The choice of the code that refers or, if not `refer`, repeats.
+pub(super) const fn first(codes: &[WordCode; 16], refer: bool) -> Choice {
     let mut code = 0;
-    while !matches!(codes[code], Repeat) {
+    while code < 16 {
+        if matches!((codes[code], refer), (Refer, true) | (Repeat, false)) {
+            return choice(codes, code);
+        }
         code += 1;
     }
-    choice(codes, code)
+    Choice::MAX
 }
 
 /// The choice of this code.
@@ -203,6 +237,7 @@ pub(super) const fn covered(code: WordCode) -> u8 {
         Extend(len) => low_byte(0xff_u32 >> (8 - len)),
         Replace(mask) => mask,
         Repeat => 0,
+        Refer => 1,
     }
 }
 
@@ -294,7 +329,7 @@ mod tests {
             assert!(usize::from(len) + zeros >= 8);
             assert_eq!((apply.len, apply.keep, apply.shift, shift), (len, 0, 0, 0));
         }
-        assert_eq!(parts(PLAIN.repeat).0.repeat, u64::MAX);
+        assert_eq!(parts(PLAIN.repeat).0.copy, u64::MAX);
         assert!(PLAIN.extend[8] < PLAIN.repeat && PLAIN.repeat < PLAIN.extend[7]);
     }
 

@@ -5,7 +5,7 @@ use super::stream::{Item, Mark, MarkKind, Parser, StreamError};
 use super::width::features;
 use llm_core::checksum::Digest;
 use llm_core::page::batch::BatchWriter;
-use llm_core::page::{self, Kind, Page};
+use llm_core::page::{self, Density, Kind, Page};
 
 /// Largest batch written, bytes.
 pub const MAX_BATCH_LEN: usize = 256 << 10;
@@ -65,7 +65,7 @@ impl Encoder {
         Self {
             parser: Parser::new(),
             shadow: Shadow::new(shadow_pages),
-            pages: Box::new(page::Encoder::new(features())),
+            pages: Box::new(page::Encoder::new(features(), Density::Fast)),
             buffer: vec![0; MAX_BATCH_LEN].into_boxed_slice(),
             digest: Digest::new(),
             epoch: EpochSummary::default(),

@@ -1,7 +1,7 @@
 //! The tables of the word codes for instructions that look up sixteen entries:
 //! a byte's choice is the greater of those of its halves.
 
-use super::super::table::{self, PLAIN_CODES, WordCode, covered};
+use super::super::table::{self, DENSE_CODES, PLAIN_CODES, WordCode, covered};
 
 /// As a [`table::Choice`], without how far to shift: bytes of data in the high half, the code in the low half.
 type Choice = u8;
@@ -21,11 +21,20 @@ pub(super) struct Choices {
     pub(super) below: Nibbles,
     /// By the bytes that changed: the best code for these that covers bytes up to the highest.
     pub(super) above: Nibbles,
+    /// The choice of a word that refers to another one; 255 if there is no code for it.
+    pub(super) refer: Choice,
     /// By the codes of two words, the first in the low half: from where in the words each byte of data comes.
     pub(super) moves: [[u8; 16]; 256],
 }
 
-pub(super) static PLAIN: Choices = Choices::new(&PLAIN_CODES);
+/// Of the kinds that are dense, or of the others.
+#[inline(always)]
+pub(super) const fn choices(dense: bool) -> &'static Choices {
+    if dense { &DENSE } else { &PLAIN }
+}
+
+static PLAIN: Choices = Choices::new(&PLAIN_CODES);
+static DENSE: Choices = Choices::new(&DENSE_CODES);
 
 impl Choices {
     const fn new(codes: &[WordCode; 16]) -> Self {
@@ -33,6 +42,7 @@ impl Choices {
             significant: Nibbles { low: [0; 16], high: [0; 16] },
             below: Nibbles { low: [0; 16], high: [0; 16] },
             above: Nibbles { low: [0; 16], high: [0; 16] },
+            refer: table::first(codes, true).to_le_bytes()[1],
             moves: moves(codes),
         };
         let mut half: u8 = 0;
@@ -136,5 +146,6 @@ mod tests {
     #[test]
     fn the_halves_give_the_same_choices_as_the_whole() {
         agree(&PLAIN, &table::PLAIN);
+        agree(&DENSE, &table::DENSE);
     }
 }
