@@ -2,7 +2,7 @@
 //!
 //! Branches that depend on the content are few: words are listed first, and then changed in a loop that ends once.
 
-use super::ahead;
+use super::scan::ask_for;
 use super::table::{ESCAPE, LINE_LITERAL, LINE_ZERO, ONES, PLACES, WORD_MASKS, word_codes};
 use super::{LINE, LINES, Page, PageError, PageReason, WORDS};
 
@@ -21,7 +21,7 @@ pub(super) fn change<const DENSE: bool>(
 ) -> Result<(), PageError> {
     let mut rest = Rest { bytes: record.get(head..end).unwrap_or_default(), end };
     let lines = rest.take_lines()?;
-    ahead::lines(page, lines);
+    ask_for(page, lines);
     // Data is read by eight bytes.
     let mut padded = [0; 8];
     let record = if record.len() < padded.len() {

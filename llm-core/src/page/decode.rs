@@ -1,7 +1,7 @@
 //! Reads page records. Nothing in a record is trusted.
 
-use super::ahead;
 use super::apply::change;
+use super::scan::ask_for;
 use super::varint::{self, VarintError};
 use super::{Kind, MAX_RECORD, PAGE, Page, PageError, PageReason};
 
@@ -15,7 +15,7 @@ use super::{Kind, MAX_RECORD, PAGE, Page, PageError, PageReason};
 /// The record is malformed, or needs an old copy and there is none. Then `page`
 /// is as it was: a record is validated whole before any of it is applied.
 pub fn decode(record: &[u8], page: &mut Page, have_old: bool) -> Result<usize, PageError> {
-    ahead::lines(page, 1);
+    ask_for(page, 1);
     let Split { kind, head, end } = split(record)?;
     if kind.needs_old() && !have_old {
         return Err(PageError::new(0, PageReason::NeedsOld(kind)));

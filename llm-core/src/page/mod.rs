@@ -19,7 +19,6 @@
 //! assert_eq!(copy, new);
 //! ```
 
-mod ahead;
 mod apply;
 pub mod batch;
 mod decode;

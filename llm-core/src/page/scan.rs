@@ -64,6 +64,15 @@ pub(super) fn collect<const DENSE: bool>(
     }
 }
 
+/// Asks for these lines of a page before they are needed, where a processor can be asked: bit n is line n.
+#[inline(always)]
+pub(super) fn ask_for(page: &Page, lines: u64) {
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    avx2::ask_for(page, lines);
+    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2")))]
+    let _ = (page, lines);
+}
+
 /// Whether every byte of the page is zero.
 pub(super) fn is_zero(page: &Page) -> bool {
     portable::is_zero(page)

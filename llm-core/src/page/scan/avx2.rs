@@ -403,6 +403,17 @@ pub(super) fn prefetch(next: Option<Next<'_>>) {
     }
 }
 
+/// Asks for these lines of a page: bit n is line n. Needs no more than this file's target has.
+#[inline(always)]
+pub(super) fn ask_for(page: &Page, mut lines: u64) {
+    while lines != 0 {
+        let line = &page.as_chunks::<LINE>().0[lines.trailing_zeros() as usize % LINES];
+        lines &= lines - 1;
+        // SAFETY: the target has SSE2, and so this instruction. It changes nothing and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+}
+
 #[cfg(test)]
 pub(super) fn detected() -> Option<Features> {
     use std::is_x86_feature_detected as has;
