@@ -1,24 +1,24 @@
 //! Writes page records.
 
-use super::scan::{Features, Words, collect, is_zero};
+use super::scan::{Features, collect, is_zero};
 use super::sections::{Filled, Sections, update};
-use super::{Encoded, Kind, MAX_RECORD, Next, PAGE, Page, ZEROS};
+use super::{Density, Encoded, Kind, MAX_RECORD, Next, PAGE, Page, ZEROS};
 
 /// Encodes pages one after the other.
 ///
-/// Holds 12 KiB to work in and nothing between two pages: each record depends on its own page only.
+/// Holds 9 KiB to work in and nothing between two pages: each record depends on its own page only.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     features: Features,
-    words: Words,
+    density: Density,
     sections: Sections,
 }
 
 impl Encoder {
-    /// An encoder that uses these instructions.
+    /// An encoder that uses these instructions, set to this density.
     #[must_use]
-    pub const fn new(features: Features) -> Self {
-        Self { features, words: Words::NEW, sections: Sections::NEW }
+    pub const fn new(features: Features, density: Density) -> Self {
+        Self { features, density, sections: Sections::NEW }
     }
 
     /// Encodes `new` into the front of `out`, against `old` if there is an old copy. `next`, if known, is fetched from
@@ -57,11 +57,17 @@ impl Encoder {
         next: Option<Next<'_>>,
         out: &mut [u8; MAX_RECORD],
     ) -> (Encoded, Filled) {
-        let (base, kind) = match old {
-            Some(old) => (old, Kind::Diff),
-            None => (&ZEROS, Kind::Sparse),
+        let kind = match (self.density, old) {
+            (Density::Fast, Some(_)) => Kind::Diff,
+            (Density::Fast, None) => Kind::Sparse,
+            (Density::Dense, Some(_)) => Kind::Dense,
+            (Density::Dense, None) => Kind::DenseSparse,
         };
-        let filled = collect(self.features, base, new, next, &mut self.words, &mut self.sections);
+        let base = old.unwrap_or(&ZEROS);
+        let filled = match self.density {
+            Density::Fast => collect::<false>(self.features, base, new, next, &mut self.sections),
+            Density::Dense => collect::<true>(self.features, base, new, next, &mut self.sections),
+        };
         let (kind, len) = if filled.lines == 0 {
             (if old.is_some() { Kind::Unchanged } else { Kind::Zero }, 1)
         } else if filled.word_codes + filled.literals == 0 && old.is_some() && is_zero(new) {
@@ -77,7 +83,7 @@ impl Encoder {
     }
 }
 
-/// Encodes one page as an [`Encoder`] with [`Features::PORTABLE`] does. For many pages, keep an encoder.
+/// Encodes one page as an [`Encoder`] with [`Features::PORTABLE`] and [`Density::Fast`] does. For many pages, keep an encoder.
 pub fn encode(old: Option<&Page>, new: &Page, out: &mut [u8; MAX_RECORD]) -> Encoded {
-    Encoder::new(Features::PORTABLE).encode(old, new, None, out)
+    Encoder::new(Features::PORTABLE, Density::Fast).encode(old, new, None, out)
 }

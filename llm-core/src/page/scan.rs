@@ -8,8 +8,7 @@ mod avx2;
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 mod nibbles;
 mod portable;
-
-pub(super) use portable::Words;
+mod seen;
 
 use super::sections::{Filled, Sections};
 use super::{Next, Page};
@@ -51,19 +50,27 @@ impl Default for Features {
 
 /// The diff of two versions of a page, in parts.
 #[inline]
-pub(super) fn collect(
+pub(super) fn collect<const DENSE: bool>(
     features: Features,
     old: &Page,
     new: &Page,
     next: Option<Next<'_>>,
-    words: &mut Words,
     sections: &mut Sections,
 ) -> Filled {
     match features.0 {
-        Width::Portable => portable::collect(old, new, words, sections),
+        Width::Portable => portable::collect::<DENSE>(old, new, sections),
         #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-        Width::Avx2(avx2) => avx2.collect(old, new, next, sections),
+        Width::Avx2(avx2) => avx2.collect::<DENSE>(old, new, next, sections),
     }
+}
+
+/// Asks for these lines of a page before they are needed, where a processor can be asked: bit n is line n.
+#[inline(always)]
+pub(super) fn ask_for(page: &Page, lines: u64) {
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    avx2::ask_for(page, lines);
+    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2")))]
+    let _ = (page, lines);
 }
 
 /// Whether every byte of the page is zero.

@@ -24,123 +24,164 @@ pub(super) enum WordCode {
     Replace(u8),
     /// Becomes what the word before it in the page is.
     Repeat,
+    /// Becomes what the word 2 + n places before it is; n is a byte of data.
+    Refer,
 }
 
-pub(super) const WORD_CODES: [WordCode; 16] = [
-    WordCode::Extend(0),
-    WordCode::Repeat,
-    WordCode::Extend(8),
-    WordCode::Extend(1),
-    WordCode::Extend(4),
-    WordCode::Extend(6),
-    WordCode::Replace(0x01),
-    WordCode::Replace(0x02),
-    WordCode::Replace(0x03),
-    WordCode::Replace(0x07),
-    WordCode::Replace(0x0f),
-    WordCode::Replace(0x1f),
-    WordCode::Replace(0x7f),
-    WordCode::Replace(0xe0),
-    WordCode::Replace(0xf0),
-    WordCode::Replace(0xfc),
+use WordCode::{Extend, Refer, Repeat, Replace};
+
+/// Word codes of the kinds `diff` and `sparse`.
+pub(super) const PLAIN_CODES: [WordCode; 16] = [
+    Extend(0),
+    Repeat,
+    Extend(8),
+    Extend(1),
+    Extend(4),
+    Extend(6),
+    Replace(0x01),
+    Replace(0x02),
+    Replace(0x03),
+    Replace(0x07),
+    Replace(0x0f),
+    Replace(0x1f),
+    Replace(0x7f),
+    Replace(0xe0),
+    Replace(0xf0),
+    Replace(0xfc),
 ];
 
+/// Word codes of the kinds `dense` and `dense-sparse`: [`Refer`] is in place of the code that is missed least.
+pub(super) const DENSE_CODES: [WordCode; 16] = {
+    let mut codes = PLAIN_CODES;
+    codes[7] = Refer;
+    codes
+};
+
+pub(super) static PLAIN: WordCodes = WordCodes::new(&PLAIN_CODES);
+pub(super) static DENSE: WordCodes = WordCodes::new(&DENSE_CODES);
+
+/// The word codes of the kinds that are dense, or of the others.
+#[inline(always)]
+pub(super) const fn word_codes(dense: bool) -> &'static WordCodes {
+    if dense { &DENSE } else { &PLAIN }
+}
+
+/// Sixteen word codes as numbers to look up.
+pub(super) struct WordCodes {
+    /// By code: what a decoder does.
+    pub(super) apply: [Apply; 16],
+    /// By code: the same, for decoders that do not read the page.
+    pub(super) runs: [Run; 16],
+    /// For a byte of two codes: bytes of data.
+    pub(super) pair_len: [u8; 256],
+    /// By the lowest changed byte and the number of bytes above the highest, as `8 * low + above`: the best choice
+    /// that keeps the other bytes. Codes cover runs, so nothing else matters. 72 is a word that did not change.
+    pub(super) replace: [Choice; 128],
+    /// By the number of zero bytes above the highest that is not zero: the best choice that zero-extends.
+    pub(super) extend: [Choice; 16],
+    /// The choice of a word that equals the one before it.
+    pub(super) repeat: Choice,
+    /// The choice of a word that refers to another one, if there is a code for it.
+    pub(super) refer: Choice,
+}
+
 /// A word code as arithmetic:
-/// `word = (word & keep) | ((data << shift) & take) | (before & repeat)`.
+/// `word = (word & keep) | ((data << shift) & take) | (other & copy)`.
 #[derive(Clone, Copy)]
 pub(super) struct Apply {
     pub(super) keep: u64,
     pub(super) take: u64,
-    pub(super) repeat: u64,
+    pub(super) copy: u64,
+    /// Whether the other word is the one that the data names, or else the one before.
+    pub(super) refer: bool,
     /// Bits.
     pub(super) shift: u32,
     /// Bytes of data that the code uses up.
     pub(super) len: u8,
 }
 
-/// By word code.
-pub(super) static APPLY: [Apply; 16] = {
-    let mut table = [Apply { keep: 0, take: 0, repeat: 0, shift: 0, len: 0 }; 16];
+/// A word code as bytes that are stored.
+#[derive(Clone, Copy)]
+pub(super) struct Run {
+    /// The first byte of the word that comes from the data.
+    pub(super) start: u8,
+    /// Bytes that come from the data.
+    pub(super) len: u8,
+    /// Whether the other bytes change, too: to zeros or to those of another word.
+    pub(super) whole: bool,
+    /// Whether it is another word, and which.
+    pub(super) copy: bool,
+    pub(super) refer: bool,
+}
+
+/// How an encoder may carry a word: bytes of data in the highest four bits, its code in the four below, and in the
+/// low byte how far the word is shifted down to give its data, in bits.
+/// The lesser of two is the better: of equal cost, a code is quicker than the ones after it.
+pub(super) type Choice = u16;
+
+impl WordCodes {
+    const fn new(codes: &[WordCode; 16]) -> Self {
+        let apply = applies(codes);
+        let mut runs = [Run { start: 0, len: 0, whole: false, copy: false, refer: false }; 16];
+        let mut code = 0;
+        while code < 16 {
+            let Apply { keep, copy, refer, shift, len, .. } = apply[code];
+            let (whole, copy) = (keep == 0 && len < 8, copy != 0);
+            runs[code] = Run { start: low_byte(shift / 8), len, whole, copy, refer };
+            code += 1;
+        }
+        let mut pair_len = [0; 256];
+        let mut pair = 0;
+        while pair < 256 {
+            pair_len[pair] = apply[pair & 15].len + apply[pair >> 4].len;
+            pair += 1;
+        }
+        Self {
+            apply,
+            runs,
+            pair_len,
+            replace: replace(codes),
+            extend: extend(codes),
+            repeat: first(codes, false),
+            refer: first(codes, true),
+        }
+    }
+}
+
+const fn applies(codes: &[WordCode; 16]) -> [Apply; 16] {
+    let mut table = [Apply { keep: 0, take: 0, copy: 0, refer: false, shift: 0, len: 0 }; 16];
     let mut code = 0;
     while code < 16 {
-        let take = widen(covered(WORD_CODES[code]));
-        let len = covered(WORD_CODES[code]).count_ones().to_le_bytes()[0];
-        match WORD_CODES[code] {
-            WordCode::Extend(_) => table[code] = Apply { take, len, ..table[code] },
-            WordCode::Replace(mask) => {
-                let shift = 8 * mask.trailing_zeros();
-                table[code] = Apply { keep: !take, take, repeat: 0, shift, len };
+        let cover = covered(codes[code]);
+        table[code].take = widen(cover);
+        table[code].len = low_byte(cover.count_ones());
+        match codes[code] {
+            Extend(_) => {}
+            Replace(mask) => {
+                table[code].keep = !widen(mask);
+                table[code].shift = 8 * mask.trailing_zeros();
             }
-            WordCode::Repeat => table[code].repeat = !0,
+            Repeat => table[code].copy = !0,
+            Refer => table[code] = Apply { take: 0, copy: !0, refer: true, ..table[code] },
         }
         code += 1;
     }
     table
-};
-
-/// The bytes of a word that come from the data.
-const fn covered(code: WordCode) -> u8 {
-    match code {
-        WordCode::Extend(len) => (0xff_u32 >> (8 - len)).to_le_bytes()[0],
-        WordCode::Replace(mask) => mask,
-        WordCode::Repeat => 0,
-    }
 }
 
-/// By word code: the bytes of a word that come from the data, as a mask.
-pub(super) static COVER: [u8; 16] = {
-    let mut table = [0; 16];
-    let mut code = 0;
-    while code < 16 {
-        table[code] = covered(WORD_CODES[code]);
-        code += 1;
-    }
-    table
-};
-
-/// By word code: how far the word is shifted down to give its data, in bits.
-pub(super) static SHIFT: [u8; 16] = {
-    let mut table = [0; 16];
-    let mut code = 0;
-    while code < 16 {
-        table[code] = APPLY[code].shift.to_le_bytes()[0];
-        code += 1;
-    }
-    table
-};
-
-/// For a byte of two word codes: bytes of data.
-pub(super) static PAIR_LEN: [u8; 256] = {
-    let mut table = [0; 256];
-    let mut pair: usize = 0;
-    while pair < 256 {
-        table[pair] = APPLY[pair & 15].len + APPLY[pair >> 4].len;
-        pair += 1;
-    }
-    table
-};
-
-/// How an encoder may carry a word: bytes of data in the high half, its code in the low half.
-/// The lesser of two is the better: of equal cost, a code is quicker than the ones after it.
-pub(super) type Choice = u8;
-
-/// The choice of a word that equals the one before it.
-pub(super) const REPEAT: Choice = choice(0, 1);
-
-/// By the lowest changed byte and the number of bytes above the highest, as `8 * low + above`:
-/// the best choice that keeps the other bytes. Codes cover runs, so nothing else matters.
-pub(super) static REPLACE: [Choice; 64] = {
-    let mut table = [Choice::MAX; 64];
+const fn replace(codes: &[WordCode; 16]) -> [Choice; 128] {
+    let mut table = [Choice::MAX; 128];
+    table[8 * 8 + 8] = 0;
     let mut low = 0;
     while low < 8 {
         let mut above = 0;
         while above < 8 - low {
             let span = (0xff >> above) & (0xff << low);
-            let mut code: u8 = 0;
+            let mut code = 0;
             while code < 16 {
-                let cover = covered(WORD_CODES[code as usize]);
-                let keeps = matches!(WORD_CODES[code as usize], WordCode::Replace(_)) || cover == 0xff;
-                let candidate = choice(cover.count_ones(), code);
+                let cover = covered(codes[code]);
+                let keeps = matches!(codes[code], Replace(_)) || cover == 0xff;
+                let candidate = choice(codes, code);
                 if keeps && span & !(cover as usize) == 0 && candidate < table[8 * low + above] {
                     table[8 * low + above] = candidate;
                 }
@@ -151,29 +192,57 @@ pub(super) static REPLACE: [Choice; 64] = {
         low += 1;
     }
     table
-};
+}
 
-/// By number of significant bytes in the new word: the best choice that zero-extends.
-pub(super) static EXTEND: [Choice; 9] = {
-    let mut table = [Choice::MAX; 9];
-    let mut code: u8 = 0;
+const fn extend(codes: &[WordCode; 16]) -> [Choice; 16] {
+    let mut table = [Choice::MAX; 16];
+    let mut code = 0;
     while code < 16 {
-        if let WordCode::Extend(len) = WORD_CODES[code as usize] {
-            let mut significant = 0;
-            while significant <= len as usize {
-                if choice(len, code) < table[significant] {
-                    table[significant] = choice(len, code);
+        if let Extend(len) = codes[code] {
+            let mut zeros = 8 - len as usize;
+            while zeros <= 8 {
+                if choice(codes, code) < table[zeros] {
+                    table[zeros] = choice(codes, code);
                 }
-                significant += 1;
+                zeros += 1;
             }
         }
         code += 1;
     }
     table
-};
+}
 
-pub(super) const fn choice(cost: u32, code: u8) -> Choice {
-    cost.to_le_bytes()[0] << 4 | code
+/// The choice of the code that refers or, if not `refer`, repeats.
+pub(super) const fn first(codes: &[WordCode; 16], refer: bool) -> Choice {
+    let mut code = 0;
+    while code < 16 {
+        if matches!((codes[code], refer), (Refer, true) | (Repeat, false)) {
+            return choice(codes, code);
+        }
+        code += 1;
+    }
+    Choice::MAX
+}
+
+/// The choice of this code.
+pub(super) const fn choice(codes: &[WordCode; 16], code: usize) -> Choice {
+    let cover = covered(codes[code]);
+    let shift = if cover == 0 { 0 } else { 8 * cover.trailing_zeros() };
+    u16::from_le_bytes([low_byte(shift), low_byte(cover.count_ones()) << 4 | code.to_le_bytes()[0]])
+}
+
+/// The bytes of a word that come from the data.
+pub(super) const fn covered(code: WordCode) -> u8 {
+    match code {
+        Extend(len) => low_byte(0xff_u32 >> (8 - len)),
+        Replace(mask) => mask,
+        Repeat => 0,
+        Refer => 1,
+    }
+}
+
+const fn low_byte(number: u32) -> u8 {
+    number.to_le_bytes()[0]
 }
 
 /// By word mask: the line code that stands for it.
@@ -210,7 +279,7 @@ pub(super) static ONES: [u8; 256] = {
     let mut table = [0; 256];
     let mut mask: u8 = 255;
     while mask > 0 {
-        table[mask as usize] = mask.count_ones().to_le_bytes()[0];
+        table[mask as usize] = low_byte(mask.count_ones());
         mask -= 1;
     }
     table
@@ -239,24 +308,29 @@ mod tests {
         }
     }
 
+    /// What a choice does, and the bytes and the shift that it says.
+    fn parts(choice: Choice) -> (Apply, u8, u32) {
+        let [shift, high] = choice.to_le_bytes();
+        (PLAIN.apply[usize::from(high & 15)], high >> 4, shift.into())
+    }
+
     #[test]
     fn every_choice_covers_what_changed_at_the_stated_cost() {
         for low in 0..8 {
             for above in 0..8 - low {
-                let choice = REPLACE[8 * low + above];
-                let apply = APPLY[usize::from(choice & 15)];
+                let (apply, len, shift) = parts(PLAIN.replace[8 * low + above]);
                 let span = (u64::MAX >> (8 * above)) & (u64::MAX << (8 * low));
                 assert_eq!(span & !apply.take, 0, "{low} {above}");
-                assert_eq!((apply.len, apply.keep), (choice >> 4, !apply.take));
+                assert_eq!((apply.len, apply.keep, apply.shift), (len, !apply.take, shift));
             }
         }
-        for (significant, choice) in EXTEND.iter().enumerate() {
-            assert!(usize::from(choice >> 4) >= significant);
-            let apply = APPLY[usize::from(choice & 15)];
-            assert_eq!((apply.len, apply.keep), (choice >> 4, 0));
+        for (zeros, choice) in PLAIN.extend.iter().enumerate().take(9) {
+            let (apply, len, shift) = parts(*choice);
+            assert!(usize::from(len) + zeros >= 8);
+            assert_eq!((apply.len, apply.keep, apply.shift, shift), (len, 0, 0, 0));
         }
-        assert_eq!(APPLY[usize::from(REPEAT)].repeat, u64::MAX);
-        assert!(EXTEND[0] < REPEAT && REPEAT < EXTEND[1]);
+        assert_eq!(parts(PLAIN.repeat).0.copy, u64::MAX);
+        assert!(PLAIN.extend[8] < PLAIN.repeat && PLAIN.repeat < PLAIN.extend[7]);
     }
 
     #[test]

@@ -5,14 +5,17 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn encoded(old: Option<&Page>, new: &Page) -> (Kind, Vec<u8>) {
+const DENSITIES: [Density; 2] = [Density::Fast, Density::Dense];
+
+/// The record, which all widths must agree on.
+fn encoded(density: Density, old: Option<&Page>, new: &Page) -> (Kind, Vec<u8>) {
     let mut record = [0xee; MAX_RECORD];
-    let e = encode(old, new, &mut record);
+    let e = Encoder::new(Features::PORTABLE, density).encode(old, new, None, &mut record);
     assert_eq!(record[0], e.kind as u8);
     for features in scan::widths() {
         let mut wide = [0xee; MAX_RECORD];
         let mut copy = *old.unwrap_or(&ZEROS);
-        let mut encoder = Encoder::new(features);
+        let mut encoder = Encoder::new(features, density);
         let next = Some(Next { old, new });
         let again = encoder.encode(old, new, next, &mut wide);
         assert_eq!((again, &wide[..e.len]), (e, &record[..e.len]), "{} differs", features.name());
@@ -25,11 +28,14 @@ fn encoded(old: Option<&Page>, new: &Page) -> (Kind, Vec<u8>) {
 }
 
 /// Encodes, decodes, compares, and returns the record.
-fn round_trip(old: Option<&Page>, new: &Page) -> (Kind, Vec<u8>) {
-    let (kind, record) = encoded(old, new);
+fn round_trip(density: Density, old: Option<&Page>, new: &Page) -> (Kind, Vec<u8>) {
+    let (kind, record) = encoded(density, old, new);
     let mut page = *old.unwrap_or(&[0x5a; PAGE]);
     assert_eq!(decode(&record, &mut page, old.is_some()), Ok(record.len()));
     assert!(page == *new, "{kind:?} record decodes to another page");
+    let mut page = *old.unwrap_or(&ZEROS);
+    naive_decode(&record, &mut page);
+    assert!(page == *new, "{kind:?} record means another page");
     assert_eq!(record_len(&record), Ok(record.len()));
     (kind, record)
 }
@@ -49,17 +55,17 @@ fn error(offset: usize, reason: PageReason) -> Result<usize, PageError> {
 #[test]
 fn kinds() {
     let old = [0x55; PAGE];
-    assert_eq!(round_trip(Some(&old), &old), (Kind::Unchanged, [0].to_vec()));
-    assert_eq!(round_trip(Some(&old), &ZEROS), (Kind::Zero, [1].to_vec()));
-    assert_eq!(round_trip(None, &ZEROS), (Kind::Zero, [1].to_vec()));
-    assert_eq!(round_trip(Some(&ZEROS), &ZEROS), (Kind::Unchanged, [0].to_vec()));
+    assert_eq!(round_trip(Density::Fast, Some(&old), &old), (Kind::Unchanged, [0].to_vec()));
+    assert_eq!(round_trip(Density::Fast, Some(&old), &ZEROS), (Kind::Zero, [1].to_vec()));
+    assert_eq!(round_trip(Density::Fast, None, &ZEROS), (Kind::Zero, [1].to_vec()));
+    assert_eq!(round_trip(Density::Fast, Some(&ZEROS), &ZEROS), (Kind::Unchanged, [0].to_vec()));
     let noise: Page = core::array::from_fn(|i| (i.wrapping_mul(0x9e37_79b9) >> 13) as u8 | 1);
     for old in [Some(&old), None] {
-        let (kind, record) = round_trip(old, &noise);
+        let (kind, record) = round_trip(Density::Fast, old, &noise);
         assert_eq!((kind, record.len()), (Kind::Raw, MAX_RECORD));
         assert_eq!(record[1..], noise);
     }
-    assert_eq!(round_trip(None, &with(&ZEROS, &[(8, &[1])])).0, Kind::Sparse);
+    assert_eq!(round_trip(Density::Fast, None, &with(&ZEROS, &[(8, &[1])])).0, Kind::Sparse);
     for byte in 0..=255 {
         assert_eq!(Kind::from_byte(byte).is_some(), usize::from(byte) < Kind::COUNT);
         assert!(Kind::from_byte(byte).is_none_or(|kind| kind as u8 == byte));
@@ -71,7 +77,9 @@ fn kinds() {
 fn documented_records() {
     let old: Page = core::array::from_fn(|i| (i % 251) as u8 + 1);
     let literal: [u8; 64] = core::array::from_fn(|i| 0x80 + i as u8);
-    let vectors: [(&str, Option<&Page>, Page); 7] = [
+    let eight = [0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8];
+    let elf: [(usize, &[u8]); 2] = [(0, b"\x7fELF"), (4088, &[1, 2, 3, 4, 5, 6, 7, 8])];
+    let vectors: [(&str, Option<&Page>, Page); 9] = [
         ("page-unchanged", Some(&old), old),
         ("page-zero", Some(&old), ZEROS),
         ("page-one-byte", Some(&old), with(&old, &[(100, &[0xff])])),
@@ -81,7 +89,9 @@ fn documented_records() {
             Some(&old),
             with(&old, &[(512, &[0; 64]), (3968, &literal), (4032, &[0xee; 63]), (4095, &[0xdd])]),
         ),
-        ("page-sparse", None, with(&ZEROS, &[(0, b"\x7fELF"), (4088, &[1, 2, 3, 4, 5, 6, 7, 8])])),
+        ("page-sparse", None, with(&ZEROS, &elf)),
+        ("page-dense", Some(&old), with(&old, &[(0, &eight), (24, &eight)])),
+        ("page-dense-sparse", None, with(&ZEROS, &elf)),
         (
             "page-raw",
             None,
@@ -95,7 +105,8 @@ fn documented_records() {
         ),
     ];
     for (name, old, new) in vectors {
-        let (_, record) = round_trip(old, &new);
+        let density = if name.contains("dense") { Density::Dense } else { Density::Fast };
+        let (_, record) = round_trip(density, old, &new);
         let want = vectors::hex(name);
         if name == "page-raw" {
             assert_eq!(record[..want.len()], want, "{name}");
@@ -139,11 +150,11 @@ fn tables_equal_the_document() {
     let word = vectors::table("word-codes");
     for row in &word {
         let code: usize = row[0].parse().unwrap();
-        let apply = table::APPLY[code];
+        let apply = table::PLAIN.apply[code];
         let n = || row[2].parse::<u32>().unwrap();
         match row[1].as_str() {
-            "extend" => assert_eq!((apply.keep, apply.take.count_ones(), apply.repeat), (0, 8 * n(), 0)),
-            "repeat" => assert_eq!((apply.keep, apply.take, apply.repeat), (0, 0, u64::MAX)),
+            "extend" => assert_eq!((apply.keep, apply.take.count_ones(), apply.copy), (0, 8 * n(), 0)),
+            "repeat" => assert_eq!((apply.keep, apply.take, apply.copy), (0, 0, u64::MAX)),
             "replace" => {
                 let mask = u8::from_str_radix(&row[2], 2).unwrap();
                 assert_eq!((apply.keep, apply.take), (!table::widen(mask), table::widen(mask)), "{code}");
@@ -152,15 +163,30 @@ fn tables_equal_the_document() {
         }
     }
     assert_eq!((line.len(), word.len()), (16, 16));
+    assert_eq!(vectors::table("dense-word-codes"), [["7", "refer"]]);
+    for code in 0..16 {
+        let (dense, plain) = (table::DENSE.apply[code], table::PLAIN.apply[code]);
+        assert_eq!(
+            (dense.refer, dense.len, dense.copy),
+            match code {
+                7 => (true, 1, u64::MAX),
+                _ => (false, plain.len, plain.copy),
+            }
+        );
+        assert!(code == 7 || (dense.keep, dense.take, dense.shift) == (plain.keep, plain.take, plain.shift));
+    }
 }
 
 #[test]
 fn malformed_records() {
     let cases: &[(&[u8], bool, usize, PageReason)] = &[
         (&[], true, 0, PageReason::Truncated { need: 1, have: 0 }),
-        (&[5], true, 0, PageReason::UnknownKind(5)),
+        (&[7], true, 0, PageReason::UnknownKind(7)),
         (&[0], false, 0, PageReason::NeedsOld(Kind::Unchanged)),
         (&[2, 5, 1, 1, 2, 0, 0], false, 0, PageReason::NeedsOld(Kind::Diff)),
+        (&[5, 5, 1, 1, 2, 0, 0], false, 0, PageReason::NeedsOld(Kind::Dense)),
+        (&[5, 4, 1, 1, 3, 7], true, 6, PageReason::Truncated { need: 1, have: 0 }),
+        (&[6, 6, 1, 1, 3, 7, 0, 0], false, 7, PageReason::Trailing { left: 1 }),
         (&[3, 0], true, 1, PageReason::Truncated { need: 4096, have: 1 }),
         (&[2], true, 1, PageReason::Truncated { need: 1, have: 0 }),
         (&[2, 0x81, 0], true, 1, PageReason::BadLength),
@@ -186,7 +212,7 @@ fn malformed_records() {
     }
     // Whatever the diff, cutting it short by any amount is an error that changes nothing.
     let new = with(&old, &documented_words());
-    let (_, record) = round_trip(Some(&old), &new);
+    let (_, record) = round_trip(Density::Fast, Some(&old), &new);
     for len in 0..record.len() {
         let mut page = old;
         assert!(decode(&record[..len], &mut page, true).is_err());
@@ -207,7 +233,7 @@ fn naive_decode(record: &[u8], page: &mut Page) {
         1 => return page.fill(0),
         3 => return page.copy_from_slice(&record[1..]),
         kind => {
-            if kind == 4 {
+            if kind == 4 || kind == 6 {
                 page.fill(0);
             }
             if record[1] & 0x80 == 0 { &record[2..] } else { &record[3..] }
@@ -257,8 +283,16 @@ fn naive_decode(record: &[u8], page: &mut Page) {
                 for word in (0..8).filter(|w| mask & 1 << w != 0) {
                     let at = line * 64 + word * 8;
                     let before: [u8; 8] = if at == 0 { [0; 8] } else { page[at - 8..at].try_into().unwrap() };
+                    let code = word_codes.next().unwrap();
+                    if code == 7 && record[0] >= 5 {
+                        match (at / 8).checked_sub(2 + usize::from(byte())) {
+                            Some(other) => page.copy_within(other * 8..other * 8 + 8, at),
+                            None => page[at..at + 8].fill(0),
+                        }
+                        continue;
+                    }
                     let word = &mut page[at..][..8];
-                    let replace: &[usize] = match word_codes.next().unwrap() {
+                    let replace: &[usize] = match code {
                         0 => {
                             word.fill(0);
                             &[]
@@ -308,7 +342,7 @@ fn versions() -> impl Strategy<Value = (Box<Page>, Box<Page>)> {
             (seed.wrapping_add(i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
         })),
     ];
-    let edit = (0..PAGE, 0..6_u8, 1..200_usize, any::<u64>());
+    let edit = (0..PAGE, 0..7_u8, 1..200_usize, any::<u64>());
     (base, prop::collection::vec(edit, 0..60)).prop_map(|(old, edits)| {
         let mut new = old;
         for (at, kind, len, value) in edits {
@@ -319,6 +353,10 @@ fn versions() -> impl Strategy<Value = (Box<Page>, Box<Page>)> {
                 2 => new[at..PAGE.min(at + len)].fill(bytes[0]),
                 3 => new[at / 8 * 8..][..8].copy_from_slice(&bytes),
                 4 => new[at / 8 * 8..][..8].copy_from_slice(&(value >> (value % 64)).to_le_bytes()),
+                5 => {
+                    let from = (value % 512) as usize * 8;
+                    new.copy_within(from..from + 8, at / 8 * 8);
+                }
                 _ => (at..PAGE.min(at + len)).for_each(|i| new[i] = new[i].wrapping_mul(31) ^ bytes[i % 8]),
             }
         }
@@ -331,11 +369,8 @@ proptest! {
 
     #[test]
     fn every_page_round_trips_and_the_naive_decoder_agrees((old, new) in versions()) {
-        for old in [Some(&*old), None] {
-            let (_, record) = round_trip(old, &new);
-            let mut page = *old.unwrap_or(&ZEROS);
-            naive_decode(&record, &mut page);
-            prop_assert!(page == *new);
+        for (old, density) in [Some(&*old), None].into_iter().flat_map(|old| DENSITIES.map(|d| (old, d))) {
+            round_trip(density, old, &new);
         }
     }
 
@@ -343,8 +378,9 @@ proptest! {
     fn damaged_records_are_refused_whole_or_decode_as_the_text_says(
         (old, new) in versions(),
         hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        dense: bool,
     ) {
-        let (_, mut record) = encoded(Some(&old), &new);
+        let (_, mut record) = encoded(DENSITIES[usize::from(dense)], Some(&old), &new);
         for (at, value) in hits {
             let at = at.index(record.len());
             record[at] = value;
@@ -368,7 +404,7 @@ proptest! {
     ) {
         let mut record = head;
         record.extend(body);
-        if let Some(first) = record.first_mut() { *first %= 6; }
+        if let Some(first) = record.first_mut() { *first %= 8; }
         let old = [0x77; PAGE];
         let mut page = old;
         match decode(&record, &mut page, have_old) {
@@ -401,15 +437,13 @@ fn xbzrle_len(old: &Page, new: &Page) -> usize {
 fn dirty_pages_of_real_guests_get_smaller_than_by_xbzrle() {
     let pairs = include_bytes!("../../testdata/dirty-pages.bin").as_chunks::<PAGE>().0.as_chunks::<2>().0;
     assert_eq!(pairs.len(), 24);
-    let (mut all_ours, mut all_theirs) = (0, 0);
+    let (mut all_ours, mut all_dense, mut all_theirs) = (0, 0, 0);
     for (name, pairs) in ["redis", "postgresql", "nginx", "cc"].iter().zip(pairs.chunks(6)) {
         let (mut ours, mut theirs) = (0, 0);
         for [old, new] in pairs {
-            let (_, record) = round_trip(Some(old), new);
-            let mut page = *old;
-            naive_decode(&record, &mut page);
-            assert!(page == *new);
-            let (kind, fresh) = round_trip(None, new);
+            let (_, record) = round_trip(Density::Fast, Some(old), new);
+            all_dense += round_trip(Density::Dense, Some(old), new).1.len();
+            let (kind, fresh) = round_trip(Density::Fast, None, new);
             assert!(fresh.len() <= MAX_RECORD && !kind.needs_old());
             ours += record.len();
             theirs += xbzrle_len(old, new);
@@ -420,4 +454,5 @@ fn dirty_pages_of_real_guests_get_smaller_than_by_xbzrle() {
         (all_ours, all_theirs) = (all_ours + ours, all_theirs + theirs);
     }
     assert!(100 * all_ours < 77 * all_theirs, "{all_ours} bytes, XBZRLE {all_theirs}");
+    assert!(100 * all_dense < 66 * all_theirs, "{all_dense} bytes, XBZRLE {all_theirs}");
 }

@@ -5,7 +5,7 @@ use super::held::Held;
 use super::shadow::Shadow;
 use super::width::features;
 use llm_core::page::batch::BatchWriter;
-use llm_core::page::{self, Kind, Page};
+use llm_core::page::{self, Density, Kind, Page};
 
 /// What lasts from one piece of the stream to the next.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Local {
         Self {
             shadow: Shadow::new(shadow_pages),
             held: None,
-            pages: Box::new(page::Encoder::new(features())),
+            pages: Box::new(page::Encoder::new(features(), Density::Fast)),
             buffer: vec![0; MAX_BATCH_LEN].into_boxed_slice(),
             kinds: [0; Kind::COUNT],
         }

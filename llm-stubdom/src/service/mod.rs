@@ -10,7 +10,7 @@ pub use copies::{Copies, MAX_PFN};
 use llm_core::frame::{self, Kind};
 use llm_core::log::{AppendError, Entry, LogWriter};
 use llm_core::page::batch::{BatchWriter, MAX_PAGE_HEAD};
-use llm_core::page::{self, Encoder, Features, MAX_RECORD, Page};
+use llm_core::page::{self, Density, Encoder, Features, MAX_RECORD, Page};
 use llm_core::service::{Answer, BadRequest, Begin, MAX_BATCH, MAX_LOG, Request};
 
 /// Where answers go.
@@ -81,7 +81,7 @@ impl<'a> Service<'a> {
         let (batch, log) =
             (BatchWriter::new(first(batch, MAX_BATCH)), LogWriter::new(first(log, MAX_LOG), 1));
         // What every x86-64 has: Xen may not save the state of more.
-        let encoder = Encoder::new(Features::PORTABLE);
+        let encoder = Encoder::new(Features::PORTABLE, Density::Fast);
         Self { copies, encoder, batch, log, seqs: None, counts: Counts::default() }
     }
 

@@ -1,7 +1,7 @@
 //! Page records and batches: hostile ones, and round trips.
 
 use llm_core::page::batch::{BatchReader, BatchWriter, MAX_PAGE_HEAD, Op};
-use llm_core::page::{Encoder, Features, Kind, MAX_RECORD, PAGE, Page, decode, record_len};
+use llm_core::page::{Density, Encoder, Features, Kind, MAX_RECORD, PAGE, Page, decode, record_len};
 use llm_dom0::checkpoint::width::features;
 
 use super::Input;
@@ -19,7 +19,12 @@ pub fn run(data: &[u8]) {
 
 /// A body of any bytes, with a head that fits it, against an old copy.
 fn hostile_record(input: &mut Input<'_>) {
-    let kind = if input.u8().is_multiple_of(4) { Kind::Sparse } else { Kind::Diff };
+    let kind = match input.u8() % 8 {
+        0 | 4 => Kind::Sparse,
+        1..=3 => Kind::Diff,
+        5 | 6 => Kind::Dense,
+        _ => Kind::DenseSparse,
+    };
     let body = input.bytes(PAGE);
     let mut record = vec![kind as u8, (body.len() & 0x7f) as u8];
     if body.len() > 0x7f {
@@ -101,12 +106,18 @@ fn round_trip(input: &mut Input<'_>) {
 }
 
 fn check_round_trip(old: Option<&Page>, new: &Page) {
-    let mut encoder = Encoder::new(Features::PORTABLE);
+    for density in [Density::Fast, Density::Dense] {
+        check_density(density, old, new);
+    }
+}
+
+fn check_density(density: Density, old: Option<&Page>, new: &Page) {
+    let mut encoder = Encoder::new(Features::PORTABLE, density);
     let mut record = [0; MAX_RECORD];
     let encoded = encoder.encode(old, new, None, &mut record);
     let mut wide = [0; MAX_RECORD];
     let mut copy = *old.unwrap_or(&[0; PAGE]);
-    let mut wide_encoder = Encoder::new(features());
+    let mut wide_encoder = Encoder::new(features(), density);
     let again = match old {
         Some(_) => wide_encoder.encode_update(&mut copy, new, None, &mut wide),
         None => wide_encoder.encode(None, new, None, &mut wide),

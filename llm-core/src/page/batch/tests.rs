@@ -4,7 +4,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::page::{PAGE, PageReason, decode, encode, vectors};
+use crate::page::{Density, Features, PAGE, PageReason, decode, encode, vectors};
 
 fn ops(batch: &[u8]) -> Vec<Op<'_>> {
     BatchReader::new(batch).map(|op| op.expect("a good batch")).collect()
@@ -147,7 +147,7 @@ proptest! {
 }
 
 fn encoder() -> Encoder {
-    Encoder::new(crate::page::Features::PORTABLE)
+    Encoder::new(Features::PORTABLE, Density::Fast)
 }
 
 #[test]

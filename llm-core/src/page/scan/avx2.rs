@@ -5,9 +5,10 @@
 use core::arch::x86_64::*;
 
 use super::super::sections::{Filled, Sections};
-use super::super::table::{ESCAPE, LINE_CODES, LINE_LITERAL, LINE_ZERO, SHIFT};
-use super::super::{LINE, LINES, Next, PAGE, Page};
-use super::nibbles::{ABOVE, BELOW, Nibbles, SIGNIFICANT};
+use super::super::table::{ESCAPE, LINE_CODES, LINE_LITERAL, LINE_ZERO};
+use super::super::{LINE, LINES, Next, PAGE, Page, WORDS};
+use super::nibbles::{Choices, Nibbles, choices};
+use super::seen::{REFERRED, Seen};
 use super::{Features, Width};
 
 /// That the processor has what this file uses.
@@ -27,7 +28,7 @@ impl Features {
 }
 
 impl Avx2 {
-    pub(super) fn collect(
+    pub(super) fn collect<const DENSE: bool>(
         self,
         old: &Page,
         new: &Page,
@@ -35,7 +36,7 @@ impl Avx2 {
         sections: &mut Sections,
     ) -> Filled {
         // SAFETY: whoever made `self` has promised that the processor has the features of `collect`.
-        unsafe { collect(old, new, next, sections) }
+        unsafe { collect::<DENSE>(old, new, next, sections) }
     }
 }
 
@@ -46,7 +47,12 @@ pub(super) const LITERAL: i64 = 128;
 const ONES: u64 = 0x0101_0101_0101_0101;
 
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-fn collect(old: &Page, new: &Page, next: Option<Next<'_>>, sections: &mut Sections) -> Filled {
+fn collect<const DENSE: bool>(
+    old: &Page,
+    new: &Page,
+    next: Option<Next<'_>>,
+    sections: &mut Sections,
+) -> Filled {
     let lines = changed_lines(old, new);
     prefetch(next);
     let mut filled = Filled { lines, ..Filled::default() };
@@ -54,6 +60,7 @@ fn collect(old: &Page, new: &Page, next: Option<Next<'_>>, sections: &mut Sectio
     // What comes before the first line: its words, one place up, behind a zero.
     let mut first = [0; LINE];
     first[8..].copy_from_slice(&new[..LINE - 8]);
+    let (mut seen, mut names) = (Seen::new(), Names::default());
     let mut left = lines;
     while left != 0 {
         let mut four = Four::default();
@@ -68,9 +75,13 @@ fn collect(old: &Page, new: &Page, next: Option<Next<'_>>, sections: &mut Sectio
             four.look(i, &old_lines[line], &new_lines[line], before);
             *number = line;
         }
-        let chosen = four.choose();
+        let best = four.best(choices(DENSE));
+        if DENSE {
+            names.find(best, four.literal(best), &numbers, count, new, &mut seen);
+        }
+        let chosen = four.choose::<DENSE>(best, &names);
         for i in 0..count {
-            chosen.put(i, &new_lines[numbers[i]], sections, &mut filled);
+            chosen.put::<DENSE>(i, &new_lines[numbers[i]], &names, sections, &mut filled);
         }
     }
     filled
@@ -82,13 +93,14 @@ fn collect(old: &Page, new: &Page, next: Option<Next<'_>>, sections: &mut Sectio
 fn changed_lines(old: &Page, new: &Page) -> u64 {
     let mut lines = 0;
     let pairs = old.as_chunks::<LINE>().0.iter().zip(new.as_chunks::<LINE>().0);
-    for (number, (old, new)) in pairs.enumerate() {
+    for (old, new) in pairs {
         let [a, b] = load(old);
         let [c, d] = load(new);
         let equal = _mm256_and_si256(_mm256_cmpeq_epi8(a, c), _mm256_cmpeq_epi8(b, d));
-        lines |= u64::from(_mm256_movemask_epi8(equal) != -1) << number;
+        // An addition with the carry of the comparison: the last line's bit ends up lowest.
+        lines = lines + lines + u64::from(_mm256_movemask_epi8(equal).cast_unsigned() < u32::MAX);
     }
-    lines
+    lines.reverse_bits()
 }
 
 /// What there is to know of four lines: a byte for each word.
@@ -121,41 +133,113 @@ impl Four {
 
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn choose(&self) -> Chosen {
+    fn best(&self, table: &Choices) -> __m256i {
         let (zero, low) = (_mm256_setzero_si256(), _mm256_set1_epi8(15));
-        let high = |x| _mm256_and_si256(_mm256_srli_epi16::<4>(x), low);
         let by = |table: &Nibbles, x: __m256i| {
             let in_low = _mm256_shuffle_epi8(both(&table.low), _mm256_and_si256(x, low));
-            let in_high = _mm256_shuffle_epi8(both(&table.high), high(x));
+            let in_high = _mm256_shuffle_epi8(both(&table.high), high_halves(x));
             _mm256_max_epu8(in_low, in_high)
         };
         let [changed, set, repeats] = [&self.changed, &self.set, &self.repeats].map(|words| four(words));
-        let replace = _mm256_min_epu8(by(&BELOW, changed), by(&ABOVE, changed));
-        let keep = _mm256_min_epu8(replace, by(&SIGNIFICANT, set));
+        let replace = _mm256_min_epu8(by(&table.below, changed), by(&table.above, changed));
+        let keep = _mm256_min_epu8(replace, by(&table.significant, set));
         let one = _mm256_set1_epi8(1);
         // 1, the choice of a repeated word, or 255.
         let repeat = _mm256_or_si256(_mm256_sub_epi8(repeats, one), one);
         let same = _mm256_cmpeq_epi8(changed, zero);
-        let choice = _mm256_andnot_si256(same, _mm256_min_epu8(keep, repeat));
-        let cost = high(choice);
-        let sum = _mm256_sad_epu8(cost, zero);
+        _mm256_andnot_si256(same, _mm256_min_epu8(keep, repeat))
+    }
+
+    /// All ones for each line that is no longer than its words.
+    #[inline]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    fn literal(&self, choice: __m256i) -> __m256i {
+        let (zero, one) = (_mm256_setzero_si256(), _mm256_set1_epi8(1));
+        let same = _mm256_cmpeq_epi8(four(&self.changed), zero);
+        let sum = _mm256_sad_epu8(high_halves(choice), zero);
         let count = _mm256_sad_epu8(_mm256_andnot_si256(same, one), zero);
         let halves = _mm256_add_epi64(_mm256_add_epi64(sum, sum), count);
-        let literal = _mm256_cmpgt_epi64(halves, _mm256_set1_epi64x(LITERAL - 1));
+        _mm256_cmpgt_epi64(halves, _mm256_set1_epi64x(LITERAL - 1))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    fn choose<const DENSE: bool>(&self, best: __m256i, names: &Names) -> Chosen {
+        let (zero, low, one) = (_mm256_setzero_si256(), _mm256_set1_epi8(15), _mm256_set1_epi8(1));
+        let [changed, set] = [&self.changed, &self.set].map(|words| four(words));
+        let same = _mm256_cmpeq_epi8(changed, zero);
+        let refer = _mm256_set1_epi8(choices(DENSE).refer.cast_signed());
+        let found = names.bytes();
+        let choice = if DENSE { _mm256_blendv_epi8(best, refer, found) } else { best };
+        let cost = high_halves(choice);
+        let literal = self.literal(choice);
         let zero_line = _mm256_cmpeq_epi64(set, zero);
         let dead = _mm256_or_si256(_mm256_or_si256(literal, zero_line), same);
         let code = _mm256_and_si256(choice, low);
+        // A code that takes nothing, where there is none.
+        let taken = _mm256_andnot_si256(dead, code);
         let ones = _mm256_set1_epi8(-1);
         let signs = |x| _mm256_movemask_pd(_mm256_castsi256_pd(x)).cast_unsigned() as usize;
         Chosen {
             masks: words_of(_mm256_andnot_si256(same, one)),
             codes: words_of(code),
+            pairs: words_of(_mm256_or_si256(taken, _mm256_srli_epi64::<4>(taken))),
             lens: words_of(_mm256_andnot_si256(dead, cost)),
-            shifts: words_of(_mm256_shuffle_epi8(both(&SHIFT), code)),
+            referring: words_of(found),
             live: words_of(_mm256_andnot_si256(dead, ones)),
             literal: signs(literal),
             zero: signs(zero_line),
         }
+    }
+}
+
+/// Words of four lines that refer to others.
+#[derive(Default)]
+struct Names {
+    /// A bit for each word.
+    found: u32,
+    /// What the code takes: a byte for each word.
+    names: [u8; 32],
+}
+
+impl Names {
+    /// Looks for the words of `count` lines whose best choice so far is a long one, but for `literal` lines.
+    #[inline]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    fn find(
+        &mut self,
+        best: __m256i,
+        literal: __m256i,
+        lines: &[usize; 4],
+        count: usize,
+        new: &Page,
+        seen: &mut Seen,
+    ) {
+        let least = _mm256_set1_epi8(REFERRED.to_le_bytes()[1].cast_signed());
+        let long = _mm256_andnot_si256(literal, _mm256_cmpeq_epi8(_mm256_max_epu8(best, least), best));
+        let long = _mm256_movemask_epi8(long).cast_unsigned();
+        let mut left = if count < 4 { long & ((1 << (8 * count)) - 1) } else { long };
+        self.found = 0;
+        while left != 0 {
+            let i = left.trailing_zeros() as usize % 32;
+            let at = (8 * lines[i / 8] + i % 8) % WORDS;
+            let word = u64::from_le_bytes(new.as_chunks::<8>().0[at]);
+            let (found, name) = seen.note(new, at, word);
+            self.names[i] = name;
+            self.found |= u32::from(found) << i;
+            left &= left - 1;
+        }
+    }
+
+    /// 255 for each word that refers.
+    #[inline]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    fn bytes(&self) -> __m256i {
+        let line = |n: i64| n * 0x0101_0101_0101_0101;
+        let spread = _mm256_setr_epi64x(line(0), line(1), line(2), line(3));
+        let bits = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
+        let found = _mm256_shuffle_epi8(_mm256_set1_epi32(self.found.cast_signed()), spread);
+        _mm256_cmpeq_epi8(_mm256_and_si256(found, bits), bits)
     }
 }
 
@@ -164,8 +248,11 @@ struct Chosen {
     /// 1 if it changed.
     masks: [u64; 4],
     codes: [u64; 4],
+    /// In every other byte, the codes of two words.
+    pairs: [u64; 4],
     lens: [u64; 4],
-    shifts: [u64; 4],
+    /// 255 if it refers to another word.
+    referring: [u64; 4],
     /// 255 if it has a code.
     live: [u64; 4],
     /// A bit for each line.
@@ -177,7 +264,14 @@ struct Chosen {
 impl Chosen {
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn put(&self, i: usize, new: &[u8; LINE], sections: &mut Sections, filled: &mut Filled) {
+    fn put<const DENSE: bool>(
+        &self,
+        i: usize,
+        new: &[u8; LINE],
+        names: &Names,
+        sections: &mut Sections,
+        filled: &mut Filled,
+    ) {
         let (literal, zero) = (self.literal >> i & 1, self.zero >> i & 1);
         let mask = _pext_u64(self.masks[i], ONES).to_le_bytes()[0];
         let code = LINE_CODES[usize::from(mask)];
@@ -199,16 +293,42 @@ impl Chosen {
         let lens = self.lens[i];
         // A byte for each word: the bytes of those before it in the line.
         let starts = lens.wrapping_mul(ONES << 8);
-        let shifts = self.shifts[i];
+        let pairs = self.pairs[i];
         let Some(to) = sections.data[filled.data % PAGE..].first_chunk_mut::<{ 2 * LINE }>() else { return };
-        for (word, bytes) in new.as_chunks::<8>().0.iter().enumerate() {
-            let shift = (shifts >> (8 * word)) & 0x38;
-            let start = usize::from((starts >> (8 * word)).to_le_bytes()[0]) % LINE;
-            // All eight bytes: what is too much is overwritten by the next word.
-            to[start..start + 8].copy_from_slice(&(u64::from_le_bytes(*bytes) >> shift).to_le_bytes());
+        let words = if DENSE { self.named(i, new, names) } else { quarters(load(new)) };
+        for (pair, words) in words.into_iter().enumerate() {
+            let codes = usize::from((pairs >> (16 * pair)).to_le_bytes()[0]);
+            let start = usize::from((starts >> (16 * pair)).to_le_bytes()[0]) % LINE;
+            // All sixteen bytes: what is too much is overwritten by the next words.
+            if let Some(to) = to[start..].first_chunk_mut() {
+                store(to, _mm_shuffle_epi8(words, sixteen(&choices(DENSE).moves[codes])));
+            }
         }
         filled.data += usize::from(lens.wrapping_mul(ONES).to_be_bytes()[0]);
     }
+    /// The line, with what names the other word in place of each word that refers.
+    #[inline]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    fn named(&self, i: usize, new: &[u8; LINE], names: &Names) -> [__m128i; 4] {
+        let four = |bytes: &[u8]| {
+            _mm_cvtsi32_si128(i32::from_le_bytes(bytes.first_chunk().copied().unwrap_or_default()))
+        };
+        let masks = self.referring[i].to_le_bytes();
+        let names = names.names.as_chunks::<8>().0[i];
+        let put = |words, at: usize| {
+            let names = _mm256_cvtepu8_epi64(four(&names[at..]));
+            _mm256_blendv_epi8(words, names, _mm256_cvtepi8_epi64(four(&masks[at..])))
+        };
+        let [low, high] = load(new);
+        quarters([put(low, 0), put(high, 4)])
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn quarters([low, high]: [__m256i; 2]) -> [__m128i; 4] {
+    let upper = |x| _mm256_extracti128_si256::<1>(x);
+    [_mm256_castsi256_si128(low), upper(low), _mm256_castsi256_si128(high), upper(high)]
 }
 
 #[inline]
@@ -222,6 +342,27 @@ fn load(line: &[u8; LINE]) -> [__m256i; 2] {
     // SAFETY: the last 32 bytes of the 64 that `line` refers to; no alignment is asked for.
     let high = unsafe { _mm256_loadu_si256(middle) };
     [low, high]
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sixteen(bytes: &[u8; 16]) -> __m128i {
+    // SAFETY: the 16 bytes that `bytes` refers to; no alignment is asked for.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(to: &mut [u8; 16], x: __m128i) {
+    // SAFETY: the 16 bytes that `to` refers to; no alignment is asked for.
+    unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), x) };
+}
+
+/// The high half of each byte.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn high_halves(x: __m256i) -> __m256i {
+    _mm256_and_si256(_mm256_srli_epi16::<4>(x), _mm256_set1_epi8(15))
 }
 
 #[inline]
@@ -244,8 +385,7 @@ fn words_of(x: __m256i) -> [u64; 4] {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn both(table: &[u8; 16]) -> __m256i {
-    // SAFETY: the 16 bytes that `table` refers to; no alignment is asked for.
-    _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
+    _mm256_broadcastsi128_si256(sixteen(table))
 }
 
 /// Lines of a page that are asked for ahead of time. The processor guesses the others.
@@ -260,6 +400,17 @@ pub(super) fn prefetch(next: Option<Next<'_>>) {
         for line in page.as_chunks::<LINE>().0.iter().take(AHEAD) {
             _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
         }
+    }
+}
+
+/// Asks for these lines of a page: bit n is line n. Needs no more than this file's target has.
+#[inline(always)]
+pub(super) fn ask_for(page: &Page, mut lines: u64) {
+    while lines != 0 {
+        let line = &page.as_chunks::<LINE>().0[lines.trailing_zeros() as usize % LINES];
+        lines &= lines - 1;
+        // SAFETY: the target has SSE2, and so this instruction. It changes nothing and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
 }
 

@@ -1,66 +1,25 @@
 //! The diff in 64-bit words, for every processor.
 //!
-//! Branches that depend on a page's content cost more than what they would skip: the words of all changed lines are
-//! listed first, and then handled in loops that only end once.
+//! Branches that depend on a page's content cost more than what they would skip: all eight words of a changed line are
+//! coded, and what does not count is overwritten by what comes next.
 
 use super::super::sections::{Filled, Sections};
-use super::super::table::{self, Choice, EXTEND, LINE_ZERO, ONES, PLACES, REPEAT, REPLACE, SHIFT};
-use super::super::{LINE, LINES, Page, WORDS};
+use super::super::table::{Choice, LINE_ZERO, ONES, WordCodes, word_codes};
+use super::super::{LINE, LINES, Page};
+use super::seen::{REFERRED, Seen};
 
-/// In place of the choice of a word whose line goes as a whole. No word has it: its code takes bytes.
-const SKIP: Choice = table::choice(0, 15);
-
-/// The changed words of a page. Kept from page to page, since clearing it would take its time.
-#[derive(Clone, Debug)]
-pub(in crate::page) struct Words {
-    /// Numbers of the words.
-    at: [u16; WORDS + 8],
-    choices: [Choice; WORDS + 8],
-    /// Bytes of data of the words before this one.
-    cost: [u16; WORDS + 8],
-}
-
-impl Words {
-    pub(in crate::page) const NEW: Self =
-        Self { at: [0; WORDS + 8], choices: [0; WORDS + 8], cost: [0; WORDS + 8] };
-}
-
-pub(super) fn collect(old: &Page, new: &Page, words: &mut Words, sections: &mut Sections) -> Filled {
+pub(super) fn collect<const DENSE: bool>(old: &Page, new: &Page, sections: &mut Sections) -> Filled {
     let lines = changed_lines(old, new);
     let mut filled = Filled { lines, ..Filled::default() };
-    if lines == 0 {
-        return filled;
-    }
-    let mut masks = [0; LINES];
-    let count = list(lines, old, new, &mut words.at, &mut masks);
-    choose(old, new, words, count);
-    let new_lines = new.as_chunks::<LINE>().0;
-    let (mut left, mut start) = (lines, 0);
-    for &mask in masks.iter().take(lines.count_ones() as usize) {
-        let line = left.trailing_zeros() as usize;
+    let (old_lines, new_lines) = (old.as_chunks::<LINE>().0, new.as_chunks::<LINE>().0);
+    let mut seen = Seen::new();
+    let mut left = lines;
+    while left != 0 {
+        let line = left.trailing_zeros() as usize % LINES;
         left &= left - 1;
-        let end = start + usize::from(ONES[usize::from(mask)]);
-        if mask == 0 {
-            sections.line_code(&mut filled, LINE_ZERO);
-        } else if is_literal(words.cost[end] - words.cost[start], end - start) {
-            // All eight words changed, or they would have cost less.
-            if let Some(choices) = words.choices.get_mut(start..start + 8) {
-                choices.fill(SKIP);
-            }
-            sections.literal(&mut filled, &new_lines[line % LINES]);
-        } else {
-            sections.line(&mut filled, mask);
-        }
-        start = end;
+        put::<DENSE>(line, &old_lines[line], &new_lines[line], new, &mut seen, sections, &mut filled);
     }
-    put(new, words, count, sections, &mut filled);
     filled
-}
-
-/// Whether the line itself is no longer than its words: in half bytes, as word codes are.
-#[inline(always)]
-fn is_literal(cost: u16, words: usize) -> bool {
-    2 * usize::from(cost) + words >= 2 * LINE
 }
 
 /// A bit for each line that changed.
@@ -78,82 +37,103 @@ fn differ(old: &[u8; LINE], new: &[u8; LINE]) -> bool {
     quarters.fold(0, |any, (o, n)| any | (u128::from_ne_bytes(*o) ^ u128::from_ne_bytes(*n))) != 0
 }
 
-/// Lists the changed words of the changed lines that did not become zero, with a mask for each changed line
-/// (0 if it became zero), and returns how many words.
-fn list(lines: u64, old: &Page, new: &Page, at: &mut [u16; WORDS + 8], masks: &mut [u8; LINES]) -> usize {
-    let (old, new) = (old.as_chunks::<LINE>().0, new.as_chunks::<LINE>().0);
-    let (mut left, mut count) = (lines, 0);
-    for mask in masks.iter_mut().take(lines.count_ones() as usize) {
-        let line = left.trailing_zeros() as usize % LINES;
-        left &= left - 1;
-        let words = new[line].as_chunks::<8>().0;
-        let pairs = old[line].as_chunks::<8>().0.iter().zip(words);
-        let changed = pairs.enumerate().fold(0, |mask, (bit, (o, n))| mask | (u8::from(o != n) << bit));
-        let any = words.iter().fold(0, |any, word| any | u64::from_ne_bytes(*word)) != 0;
-        *mask = if any { changed } else { 0 };
-        if let Some(to) = at.get_mut(count..).and_then(<[u16]>::first_chunk_mut::<8>) {
-            let base = u16::try_from(8 * line).unwrap_or(0);
-            *to = PLACES[usize::from(*mask)].map(|place| place + base);
-        }
-        count += usize::from(ONES[usize::from(*mask)]);
-    }
-    count
-}
-
-/// Chooses a code for each listed word, and sums up what they cost.
-fn choose(old: &Page, new: &Page, words: &mut Words, count: usize) {
-    let (old, new) = (old.as_chunks::<8>().0, new.as_chunks::<8>().0);
-    let mut cost = 0;
-    let listed = words.at.iter().zip(&mut words.choices).zip(&mut words.cost).take(count);
-    for ((&at, choice), sum) in listed {
-        let at = usize::from(at) % WORDS;
-        let (o, n) = (u64::from_le_bytes(old[at]), u64::from_le_bytes(new[at]));
-        let before = u64::from_le_bytes(new[at.wrapping_sub(1) % WORDS]);
-        let best = best(o, n, before);
-        *choice = best;
-        *sum = cost;
-        cost += u16::from(best >> 4);
-    }
-    words.cost[count] = cost;
-    // Nothing comes before the first word of a page.
-    if words.at[0] == 0 && count > 0 {
-        let choice = best(u64::from_le_bytes(old[0]), u64::from_le_bytes(new[0]), 0);
-        let more = u16::from(choice >> 4) - u16::from(words.choices[0] >> 4);
-        words.choices[0] = choice;
-        words.cost[1..].iter_mut().take(count).for_each(|sum| *sum += more);
-    }
-}
-
-/// The best choice for a word that changed from `old` to `new`.
+/// Adds a line that changed.
 #[inline(always)]
-pub(super) fn best(old: u64, new: u64, before: u64) -> Choice {
-    // In turned words, leading zeros become trailing ones, which old processors count quicker. The highest bit
-    // does not matter; that it is set spares a branch.
-    let zero_bytes = |word: u64| (word | 1 << 63).trailing_zeros() >> 3;
-    let changed = old ^ new;
-    let replace = REPLACE[(8 * zero_bytes(changed) + zero_bytes(changed.swap_bytes())) as usize % 64];
-    let significant = 8 - zero_bytes(new.swap_bytes()) - u32::from(new == 0);
-    // REPEAT, or 255 if it is none.
-    let repeat = u8::from(new == before).wrapping_sub(1) | REPEAT;
-    replace.min(EXTEND[significant as usize % 9]).min(repeat)
+fn put<const DENSE: bool>(
+    number: usize,
+    old: &[u8; LINE],
+    line: &[u8; LINE],
+    page: &Page,
+    seen: &mut Seen,
+    sections: &mut Sections,
+    filled: &mut Filled,
+) {
+    let table = word_codes(DENSE);
+    let first = 8 * number;
+    let before = page.as_chunks::<8>().0.get(first.wrapping_sub(1));
+    let mut before = before.map_or(0, |word| u64::from_le_bytes(*word));
+    let Some(mut to) = Writer::new(sections, filled) else { return };
+    let mut words = [(0, 0, false); 8];
+    let (mut len, mut mask, mut any, mut long) = (0, 0, 0, 0_u8);
+    let pairs = old.as_chunks::<8>().0.iter().zip(line.as_chunks::<8>().0);
+    for (bit, (old, new)) in pairs.enumerate() {
+        let (old, new) = (u64::from_le_bytes(*old), u64::from_le_bytes(*new));
+        let choice = best(old, new, before, table);
+        if DENSE {
+            words[bit] = (new, choice, old != new);
+            long |= u8::from(choice >= REFERRED) << bit;
+        } else {
+            to.put(new, choice, old != new);
+        }
+        len += usize::from(choice >> 12);
+        mask |= u8::from(old != new) << bit;
+        any |= new;
+        before = new;
+    }
+    // The line itself is no longer than its words: in half bytes, as word codes are.
+    let is_literal = 2 * len + usize::from(ONES[usize::from(mask)]) >= 2 * LINE;
+    if DENSE && !is_literal {
+        while long != 0 {
+            let bit = long.trailing_zeros() as usize % 8;
+            long &= long - 1;
+            let (word, choice, _) = &mut words[bit];
+            let (found, name) = seen.note(page, first + bit, *word);
+            *choice = if found { table.refer } else { *choice };
+            *word = if found { name.into() } else { *word };
+        }
+        words.into_iter().for_each(|(word, choice, changed)| to.put(word, choice, changed));
+    }
+    let (codes, data) = (to.count, to.len);
+    if any == 0 {
+        sections.line_code(filled, LINE_ZERO);
+    } else if is_literal {
+        sections.literal(filled, line);
+    } else {
+        filled.word_codes += codes;
+        filled.data += data;
+        sections.line(filled, mask);
+    }
 }
 
-/// Writes codes and data of the listed words, but for those of literal lines.
-fn put(new: &Page, words: &Words, count: usize, sections: &mut Sections, filled: &mut Filled) {
-    let new = new.as_chunks::<8>().0;
-    let (mut codes, mut data) = (filled.word_codes, filled.data);
-    for (&at, &choice) in words.at.iter().zip(&words.choices).take(count) {
-        let code = choice & 15;
-        let word = u64::from_le_bytes(new[usize::from(at) % WORDS]) >> (SHIFT[usize::from(code)] & 63);
-        sections.word_codes[codes % WORDS] = code;
-        codes += usize::from(choice != SKIP);
-        // All eight bytes: what is too much is overwritten by the next word.
-        if let Some(to) = sections.data.get_mut(data..).and_then(<[u8]>::first_chunk_mut) {
-            *to = word.to_le_bytes();
-        }
-        data += usize::from(choice >> 4);
+/// Writes codes and data of the words of a line, as if it were no literal.
+struct Writer<'a> {
+    codes: &'a mut [u8; 8],
+    data: &'a mut [u8; 2 * LINE],
+    count: usize,
+    len: usize,
+}
+
+impl<'a> Writer<'a> {
+    /// There is always room, or `None`.
+    #[inline(always)]
+    fn new(sections: &'a mut Sections, filled: &Filled) -> Option<Self> {
+        let codes = sections.word_codes.get_mut(filled.word_codes..)?.first_chunk_mut()?;
+        let data = sections.data.get_mut(filled.data..)?.first_chunk_mut()?;
+        Some(Self { codes, data, count: 0, len: 0 })
     }
-    (filled.word_codes, filled.data) = (codes, data);
+
+    #[inline(always)]
+    fn put(&mut self, word: u64, choice: Choice, changed: bool) {
+        self.codes[self.count % 8] = choice.to_le_bytes()[1] & 15;
+        self.count += usize::from(changed);
+        // All eight bytes: what is too much is overwritten by the next word.
+        let start = self.len % LINE;
+        self.data[start..start + 8].copy_from_slice(&(word >> (choice & 63)).to_le_bytes());
+        self.len += usize::from(choice >> 12);
+    }
+}
+
+/// The best choice for a word that changes from `old` to `new`.
+#[inline(always)]
+fn best(old: u64, new: u64, before: u64, table: &WordCodes) -> Choice {
+    // In turned words, leading zeros become trailing ones, which old processors count quicker.
+    let zero_bytes = |word: u64| word.trailing_zeros() as usize >> 3;
+    let changed = old ^ new;
+    let replace = table.replace[(8 * zero_bytes(changed) + zero_bytes(changed.swap_bytes())) % 128];
+    let extend = table.extend[zero_bytes(new.swap_bytes()) % 16];
+    // All ones if it does not repeat: in this form, a compiler makes no branch of it.
+    let repeat = Choice::from(new == before).wrapping_sub(1) | table.repeat;
+    replace.min(extend).min(repeat)
 }
 
 pub(super) fn is_zero(page: &Page) -> bool {
@@ -167,19 +147,20 @@ pub(super) fn is_zero(page: &Page) -> bool {
 mod tests {
     use super::*;
     use crate::page::PAGE;
+    use crate::page::table::LINE_CODES;
 
     #[test]
     fn each_single_byte_is_found_in_its_place() {
         let old = [0x55; PAGE];
-        let (mut sections, mut words) = (Sections::NEW, Words::NEW);
+        let mut sections = Sections::NEW;
         for at in 0..PAGE {
             let mut new = old;
             new[at] ^= 0x80;
-            let filled = collect(&old, &new, &mut words, &mut sections);
+            let filled = collect::<false>(&old, &new, &mut sections);
             assert_eq!(filled.lines, 1 << (at / LINE), "byte {at}");
-            assert_eq!(sections.line_codes[0], table::LINE_CODES[1 << (at % LINE / 8)], "byte {at}");
+            assert_eq!(sections.line_codes[0], LINE_CODES[1 << (at % LINE / 8)], "byte {at}");
         }
-        assert_eq!(collect(&old, &old, &mut words, &mut sections), Filled::default());
+        assert_eq!(collect::<false>(&old, &old, &mut sections), Filled::default());
     }
 
     #[test]

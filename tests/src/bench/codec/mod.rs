@@ -60,6 +60,7 @@ pub fn run(options: &Options) -> Result<ExitCode, super::Error> {
     if let Err(error) = pin() {
         println!("Not pinned to a processor: {error}");
     }
+    workloads.iter().for_each(|workload| subjects::assert_widths_agree(&workload.pairs));
     let mut rows = Vec::new();
     for bench in BENCHES {
         let mut of_bench = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use llm_core::page::{self, Encoder, Features, MAX_RECORD, Next, PAGE, Page};
+use llm_core::page::{self, Density, Encoder, Features, MAX_RECORD, Next, PAGE, Page};
 use llm_dom0::checkpoint::width;
 
 use super::arena::{Aligned, Arena, Subject};
@@ -97,8 +97,9 @@ pub(super) fn encoders() -> Vec<Subject> {
         encoder("xbzrle", "", 1, xbzrle),
     ];
     for features in widths() {
-        subjects.push(ours("llm", features, true, false));
-        subjects.push(ours("llm, next known", features, true, true));
+        subjects.push(ours("llm", features, Density::Fast, true, false));
+        subjects.push(ours("llm, next known", features, Density::Fast, true, true));
+        subjects.push(ours("llm, dense", features, Density::Dense, true, false));
     }
     subjects.extend(compressors());
     subjects
@@ -171,9 +172,27 @@ fn widths() -> Vec<Features> {
     widths
 }
 
+/// Panics unless every width makes the same records of these pairs.
+pub(super) fn assert_widths_agree(pairs: &[[Page; 2]]) {
+    for density in [Density::Fast, Density::Dense] {
+        let mut encoders: Vec<_> = widths().into_iter().map(|f| Box::new(Encoder::new(f, density))).collect();
+        for [old, new] in pairs {
+            let records: Vec<Vec<u8>> = encoders
+                .iter_mut()
+                .map(|encoder| {
+                    let mut record = [0; MAX_RECORD];
+                    let len = encoder.encode(Some(old), new, None, &mut record).len;
+                    record[..len].to_vec()
+                })
+                .collect();
+            assert!(records.windows(2).all(|two| two[0] == two[1]), "widths make different records");
+        }
+    }
+}
+
 /// Our encoder, with or without old copies, and told of the next pair or not.
-fn ours(name: &'static str, features: Features, has_old: bool, next: bool) -> Subject {
-    let mut encoder = Box::new(Encoder::new(features));
+fn ours(name: &'static str, features: Features, density: Density, has_old: bool, next: bool) -> Subject {
+    let mut encoder = Box::new(Encoder::new(features, density));
     let mut ring = Ring::new();
     subject(name, features.name(), 1, move |arena, places| {
         let mut bytes = 0;
@@ -193,7 +212,7 @@ fn ours(name: &'static str, features: Features, has_old: bool, next: bool) -> Su
 }
 
 fn our_updater(features: Features) -> Subject {
-    let mut encoder = Box::new(Encoder::new(features));
+    let mut encoder = Box::new(Encoder::new(features, Density::Fast));
     updater("llm", features.name(), move |old, new, out| encoder.encode_update(old, new, None, out).len)
 }
 
@@ -253,13 +272,19 @@ pub(super) fn decoders() -> Vec<Subject> {
                 record.len()
             },
         ),
-        decoder(
-            "llm",
-            "portable",
-            |old, new, out| page::encode(Some(old), new, out).len,
-            |record, page| page::decode(record, page, true).expect("our own record"),
-        ),
+        our_decoder("llm", Density::Fast),
+        our_decoder("llm, dense", Density::Dense),
     ]
+}
+
+fn our_decoder(name: &'static str, density: Density) -> Subject {
+    let mut encoder = Box::new(Encoder::new(Features::PORTABLE, density));
+    decoder(
+        name,
+        "portable",
+        move |old, new, out| encoder.encode(Some(old), new, None, out).len,
+        |record, page| page::decode(record, page, true).expect("our own record"),
+    )
 }
 
 /// Encoders of pages without an old copy.
@@ -268,7 +293,7 @@ pub(super) fn fresh() -> Vec<Subject> {
         *out = *new;
         PAGE
     })];
-    subjects.extend(widths().into_iter().map(|features| ours("llm", features, false, true)));
+    subjects.extend(widths().into_iter().map(|features| ours("llm", features, Density::Fast, false, true)));
     subjects.extend(compressors().into_iter().filter(|s| !s.name.starts_with("xor")));
     subjects
 }
