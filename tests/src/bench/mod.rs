@@ -10,6 +10,7 @@ pub mod codec;
 mod command;
 pub mod llm;
 pub mod packet;
+pub mod ring;
 
 pub use command::Command;
 
