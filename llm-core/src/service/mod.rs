@@ -38,12 +38,15 @@ pub const MAX_BATCH: usize = 64 << 10;
 pub const MAX_LOG: usize = 96 << 10;
 
 const _: () = assert!(MAX_LOG >= log::MAX_RECORD);
+// An echo of any length goes back.
+const _: () = assert!(MAX_ANSWER >= MAX_REQUEST);
 
 const BEGIN: u8 = 1;
 const BYTES: u8 = 2;
 const PAGE: u8 = 3;
 const FLUSH: u8 = 4;
 const LOG: u8 = 5;
+const ECHO: u8 = 6;
 
 /// How each record starts.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -116,6 +119,8 @@ pub enum Request<'a> {
     Flush(u64),
     /// Append this to the input log.
     Log(Entry<'a>),
+    /// Send these bytes back. It needs no session and frames nothing.
+    Echo(&'a [u8]),
 }
 
 /// A request that is not understood: the driver is broken, or of another version.
@@ -189,6 +194,7 @@ impl<'a> Request<'a> {
                 Ok(Self::Begin(Begin { copies: copies.get(), batch_seq, log_seq, lsn: lsn.get() }))
             }
             BYTES => Ok(Self::Bytes(body)),
+            ECHO => Ok(Self::Echo(body)),
             PAGE => {
                 let body = PageBody::ref_from_bytes(body).map_err(|_| length)?;
                 Ok(Self::Page { pfn: body.pfn.get(), page: &body.page })
@@ -237,6 +243,10 @@ impl<'a> Request<'a> {
                 put(head(BYTES).as_bytes())?;
                 put(bytes)?;
             }
+            Self::Echo(bytes) => {
+                put(head(ECHO).as_bytes())?;
+                put(bytes)?;
+            }
             Self::Page { pfn, page } => {
                 put(head(PAGE).as_bytes())?;
                 put(&pfn.to_le_bytes())?;
@@ -275,6 +285,8 @@ pub enum Answer {
     Frame = 2,
     /// All that was asked for before a flush is framed; its token follows, eight bytes.
     Flushed = 3,
+    /// The bytes of an echo follow.
+    Echoed = 4,
 }
 
 impl Answer {
@@ -287,7 +299,9 @@ impl Answer {
     /// The answer that starts with `head`, if there is one.
     #[must_use]
     pub fn from_head(head: [u8; ANSWER_HEAD]) -> Option<Self> {
-        [Self::Ready, Self::Frame, Self::Flushed].into_iter().find(|answer| answer.head() == head)
+        [Self::Ready, Self::Frame, Self::Flushed, Self::Echoed]
+            .into_iter()
+            .find(|answer| answer.head() == head)
     }
 }
 
@@ -313,6 +327,7 @@ mod tests {
             Request::Page { pfn: 0xfeff8, page: &[7; 4096] },
             Request::Flush(9),
             Request::Log(entry),
+            Request::Echo(b"again"),
         ]
     }
 
@@ -343,13 +358,13 @@ mod tests {
     #[test]
     fn wrong_lengths_kinds_and_reserved_bits_are_refused() {
         assert_eq!(Request::parse(&[4; 7]), Err(BadRequest::Short { len: 7 }));
-        assert_eq!(Request::parse(&[6, 0, 0, 0, 0, 0, 0, 0]), Err(BadRequest::Kind(6)));
+        assert_eq!(Request::parse(&[7, 0, 0, 0, 0, 0, 0, 0]), Err(BadRequest::Kind(7)));
         assert_eq!(Request::parse(&[2, 0, 0, 0, 0, 0, 0, 1]), Err(BadRequest::Reserved { kind: 2 }));
         for request in requests() {
             let mut out = [0; 5000];
             let len = request.write(&mut out).unwrap().len();
             let short = match request {
-                Request::Bytes(_) => continue,
+                Request::Bytes(_) | Request::Echo(_) => continue,
                 Request::Log(_) => 31,
                 _ => len - 1,
             };
@@ -364,7 +379,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_request_is_written_in_one_way(kind in 0..7_u8, rest in prop::collection::vec(0..6_u8, 0..80)) {
+        fn each_request_is_written_in_one_way(kind in 0..8_u8, rest in prop::collection::vec(0..6_u8, 0..80)) {
             let bytes = [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &rest].concat();
             if let Ok(request) = Request::parse(&bytes) {
                 let mut out = [0; 100];
@@ -375,8 +390,10 @@ mod tests {
 
     #[test]
     fn answers_are_told_apart() {
-        assert_eq!(Answer::from_head(Answer::Frame.head()), Some(Answer::Frame));
-        assert_eq!(Answer::from_head([4, 0, 0, 0, 0, 0, 0, 0]), None);
+        for answer in [Answer::Ready, Answer::Frame, Answer::Flushed, Answer::Echoed] {
+            assert_eq!(Answer::from_head(answer.head()), Some(answer));
+        }
+        assert_eq!(Answer::from_head([5, 0, 0, 0, 0, 0, 0, 0]), None);
         assert_eq!(Answer::from_head([2, 0, 0, 0, 0, 0, 0, 1]), None);
     }
 }

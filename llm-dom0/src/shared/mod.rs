@@ -56,17 +56,18 @@ pub trait EventChannel: AsFd {
     fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let time = left.and_then(|left| Timespec::try_from(left).ok());
+            // First of all: to ask in vain would cost a system call each time.
+            match poll(&mut [PollFd::from_borrowed_fd(self.as_fd(), PollFlags::IN)], time.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
             if self.take()? {
                 return Ok(true);
             }
-            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
                 return Ok(false);
-            }
-            let left = left.and_then(|left| Timespec::try_from(left).ok());
-            match poll(&mut [PollFd::from_borrowed_fd(self.as_fd(), PollFlags::IN)], left.as_ref()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
             }
         }
     }

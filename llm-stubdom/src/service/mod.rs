@@ -108,14 +108,13 @@ impl<'a> Service<'a> {
     /// [`Failure`].
     pub fn handle<O: Output>(&mut self, bytes: &[u8], out: &mut O) -> Result<(), Failure<O::Error>> {
         let request = Request::parse(bytes)?;
-        if let Request::Begin(begin) = request {
-            return self.begin(begin, out).map_err(Failure::Output);
-        }
-        if self.seqs.is_none() {
+        let free = matches!(request, Request::Begin(_) | Request::Echo(_));
+        if !free && self.seqs.is_none() {
             return Err(BadRequest::NoSession.into());
         }
         match request {
-            Request::Begin(_) => Ok(()),
+            Request::Begin(begin) => self.begin(begin, out).map_err(Failure::Output),
+            Request::Echo(bytes) => out.answer(&[&Answer::Echoed.head(), bytes]).map_err(Failure::Output),
             Request::Bytes(bytes) => self.bytes(bytes, out).map_err(Failure::Output),
             Request::Page { pfn, page } => self.page(pfn, page, out).map_err(Failure::Output),
             Request::Flush(token) => self.flush(token, out).map_err(Failure::Output),

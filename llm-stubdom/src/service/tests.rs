@@ -102,6 +102,21 @@ impl Backup {
 }
 
 #[test]
+fn an_echo_needs_no_session_and_frames_nothing() {
+    let mut memory = Memory::new(20);
+    let mut service = memory.service();
+    let mut out = Answers::default();
+    ask(&mut service, Request::Echo(b""), &mut out);
+    ask(&mut service, BEGIN, &mut out);
+    ask(&mut service, Request::Page { pfn: 1, page: &[3; PAGE] }, &mut out);
+    let longest = vec![9; MAX_REQUEST - ANSWER_HEAD];
+    ask(&mut service, Request::Echo(&longest), &mut out);
+    assert_eq!(out.0.len(), 3, "no frame");
+    assert_eq!(out.0[0], Answer::Echoed.head());
+    assert_eq!(out.0[2], [&Answer::Echoed.head()[..], &longest].concat());
+}
+
+#[test]
 fn a_backup_rebuilds_the_stream_over_many_epochs() {
     let mut random = Random::new(1);
     for copies in [0, 30, 100, u32::MAX] {

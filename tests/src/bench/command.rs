@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{codec, encoder, llm, packet};
+use super::{codec, encoder, llm, packet, ring};
 use crate::lab::{self, Llm};
 
 /// What is measured.
@@ -35,6 +35,15 @@ pub enum Command {
         /// Connections of the load with many flows.
         #[arg(long, default_value_t = packet::FLOWS, value_name = "N")]
         flows: usize,
+    },
+    /// The ring between Dom0 and another domain, beside libxenvchan, TCP and memcpy; needs root and five minutes.
+    Ring {
+        /// How long each measure takes, in seconds.
+        #[arg(long, default_value_t = 1.0, value_name = "N")]
+        seconds: f64,
+        /// How often all is measured; the medians count.
+        #[arg(long, default_value_t = 3, value_name = "N")]
+        rounds: usize,
     },
     /// The page codec, beside others.
     Codec {
@@ -70,6 +79,11 @@ impl Command {
                 Ok(encoder::run(&encoder::Options { name: name.into(), llm, time })?)
             }
             Self::Packet { seconds, flows } => Ok(packet::run(Duration::from_secs_f64(*seconds), *flows)?),
+            Self::Ring { seconds, rounds } => {
+                lab::clean_on_exit(name)?;
+                let time = Duration::from_secs_f64(*seconds);
+                Ok(ring::run(&ring::Options { name: name.into(), time, rounds: *rounds })?)
+            }
             Self::Codec { corpus, rounds } => {
                 codec::run(&codec::Options { corpus: corpus.clone(), rounds: *rounds })?;
                 Ok(true)

@@ -11,6 +11,7 @@ mod command;
 pub mod encoder;
 pub mod llm;
 pub mod packet;
+pub mod ring;
 
 pub use command::Command;
 

@@ -55,6 +55,14 @@ impl Config {
     }
 }
 
+/// The domain that sends records back, for `cargo lab bench ring`: Linux with [`ADDRESS`], and an image that is put beside.
+pub const RING: Config = Config {
+    name: "ring",
+    memory_mib: 128,
+    boot: "kernel = \"/lab/vmlinuz\"\nramdisk = \"/lab/ring.cpio\"\nextra = \"console=hvc0 loglevel=4 rdinit=/init net.ifnames=0\"\n",
+    script: Some("lab-vif"),
+};
+
 const LINUX: &str = "kernel = \"/lab/vmlinuz\"\nramdisk = \"/lab/guest.cpio\"\n\
     extra = \"console=hvc0 loglevel=4 rdinit=/init net.ifnames=0\"\n";
 

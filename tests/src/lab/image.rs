@@ -203,7 +203,8 @@ fn prune(folder: &Path, kind: &str) {
     }
 }
 
-fn store(folder: &Path, kind: &str, tree: &Tree, built: &mut Vec<String>) -> Result<String> {
+/// Writes an image as `KIND-DIGEST.cpio`, if it is not there yet, and returns its name.
+pub(super) fn store(folder: &Path, kind: &str, tree: &Tree, built: &mut Vec<String>) -> Result<String> {
     let name = format!("{kind}-{:016x}.cpio", tree.digest()?);
     once(&folder.join(&name), built, |out| tree.write(out))?;
     Ok(name)
@@ -233,7 +234,7 @@ fn skeleton() -> Tree {
 }
 
 /// Adds a program with its libraries.
-fn program(tree: &mut Tree, packages: &Packages, at: &str, from: &Path) -> Result<()> {
+pub(super) fn program(tree: &mut Tree, packages: &Packages, at: &str, from: &Path) -> Result<()> {
     tree.copy(at, 0o755, from);
     for library in packages.libraries(from)? {
         let name = library.file_name().unwrap_or_default().to_string_lossy();
@@ -314,10 +315,27 @@ fn overlay_tree(paths: &Paths, packages: &Packages, programs: &Programs) -> Resu
     Ok(tree)
 }
 
-fn guest_tree(packages: &Packages, modules: &ModuleSource<'_>, programs: &Programs) -> Result<Tree> {
+/// A tree with busybox alone.
+pub(super) fn linux(packages: &Packages) -> Result<Tree> {
     let mut tree = skeleton();
     busybox(&mut tree, packages)?;
     tree.symlink("usr/bin/sh", "busybox");
+    // What the kernel runs at `xl shutdown`; busybox' own asks an init that is none here.
+    tree.bytes("usr/sbin/poweroff", 0o755, "#!/bin/sh\nexec /usr/bin/busybox poweroff -f\n");
+    Ok(tree)
+}
+
+/// Adds modules of the kernel, for `insmod`; what one needs must be there or named before it.
+pub(super) fn modules(paths: &Paths, packages: &Packages, tree: &mut Tree, names: &[&str]) -> Result<()> {
+    let source = ModuleSource::new(paths, packages)?;
+    for name in names {
+        tree.copy(&format!("lib-modules/{}.ko", name.replace('_', "-")), 0o644, &source.file(name)?);
+    }
+    Ok(())
+}
+
+fn guest_tree(packages: &Packages, modules: &ModuleSource<'_>, programs: &Programs) -> Result<Tree> {
+    let mut tree = linux(packages)?;
     program(&mut tree, packages, "usr/bin/redis-server", &packages.find("redis-server")?)?;
     program(&mut tree, packages, "usr/sbin/nginx", &packages.find("nginx")?)?;
     program(&mut tree, packages, "usr/bin/guest-tool", &programs.guest_tool)?;
@@ -325,8 +343,6 @@ fn guest_tree(packages: &Packages, modules: &ModuleSource<'_>, programs: &Progra
         tree.directory(folder);
     }
     tree.bytes("init", 0o755, GUEST_INIT);
-    // What the kernel runs at `xl shutdown`; busybox' own asks an init that is none here.
-    tree.bytes("usr/sbin/poweroff", 0o755, "#!/bin/sh\nexec /usr/bin/busybox poweroff -f\n");
     tree.bytes("etc/nginx.conf", 0o644, NGINX_CONF);
     tree.bytes("etc/redis.conf", 0o644, REDIS_CONF);
     tree.bytes("srv/www/index.html", 0o644, INDEX_HTML);

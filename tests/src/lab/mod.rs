@@ -24,6 +24,7 @@ pub mod pattern;
 mod programs;
 mod progress;
 pub mod qemu;
+mod ring;
 pub mod sink;
 mod state;
 pub mod wire;
@@ -38,6 +39,7 @@ pub use paths::Paths;
 pub use programs::Llm;
 pub use progress::{Progress, Step};
 pub use qemu::log_tail;
+pub use ring::{RingFiles, build as build_ring};
 pub use state::{Process, State};
 
 use rustix::fs::{FlockOperation, flock};

@@ -22,12 +22,14 @@ const INSTALLED: [(&str, &str); 7] = [
 ];
 
 /// Packages to unpack; the kernel comes on top, named by [`KERNEL_META`].
-const UNPACKED: [&str; 23] = [
+const UNPACKED: [&str; 24] = [
     "busybox-static",
     "kmod",
     "libjemalloc2",
     "liblzf1",
     "libpcap0.8",
+    // Its headers and archives, for the peer of `cargo lab bench ring`.
+    "libxen-dev",
     "libxencall1",
     "libxendevicemodel1",
     "libxenevtchn1",

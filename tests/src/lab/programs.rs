@@ -45,7 +45,7 @@ pub(super) fn build(paths: &Paths, llm: &Llm, progress: &Progress) -> Result<Pro
 }
 
 /// A copy without debug information, which would fill the memory that an initramfs lives in.
-fn strip(paths: &Paths, program: &Path) -> Result<PathBuf> {
+pub(super) fn strip(paths: &Paths, program: &Path) -> Result<PathBuf> {
     let folder = paths.cache.join("programs");
     fs::create_dir_all(&folder).context(|| format!("make {}", folder.display()))?;
     let to = folder.join(program.file_name().unwrap_or_default());
@@ -54,7 +54,7 @@ fn strip(paths: &Paths, program: &Path) -> Result<PathBuf> {
 }
 
 /// Builds a binary and returns its path, as cargo reports it.
-fn cargo(paths: &Paths, package: &str, binary: &str) -> Result<PathBuf> {
+pub(super) fn cargo(paths: &Paths, package: &str, binary: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = run(Command::new(cargo)
         .args([
