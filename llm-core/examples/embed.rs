@@ -13,7 +13,7 @@ use embedded_io::Write as _;
 use llm_core::frame::{HEADER, Kind, Parser, encode_header};
 use llm_core::log::{AppendError, Entry, Flags, LogWriter, RecordKind, records};
 use llm_core::page::batch::{BatchReader, BatchWriter, Full, Op};
-use llm_core::page::{self, Encoder, Features, PAGE, Page};
+use llm_core::page::{self, Density, Encoder, Features, PAGE, Page};
 use llm_core::ring::{self, Consumer, Mapped, Memory, Producer, ReserveError};
 use llm_core::time::Instant;
 use std::boxed::Box;
@@ -178,7 +178,7 @@ fn main() -> Result<(), Box<dyn Any>> {
     // The receiver sleeps until there is something.
     let _: bool = receiver.borrow_mut().take()?;
     let mut sender = Sender {
-        encoder: Encoder::new(Features::PORTABLE),
+        encoder: Encoder::new(Features::PORTABLE, Density::Fast),
         batch: BatchWriter::new(&mut batch),
         log: LogWriter::new(&mut log, 1),
         ring: Producer::attach(&memory, MAX_FRAME)?,

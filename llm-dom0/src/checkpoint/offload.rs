@@ -270,7 +270,7 @@ impl Offload {
         let wrong = |what| Err(OffloadError::Answer(what));
         let Some((head, rest)) = answer.split_first_chunk::<ANSWER_HEAD>() else { return wrong("too short") };
         match Answer::from_head(*head) {
-            None => return wrong("of no known kind"),
+            None | Some(Answer::Echoed) => return wrong("of a kind that nobody asked for"),
             // It may hold fewer copies than there could be; its batches say which.
             Some(Answer::Ready) => {}
             Some(Answer::Flushed) => {
