@@ -111,8 +111,8 @@ pub enum Density {
     /// As fast as can be.
     #[default]
     Fast,
-    /// Words may refer to equal ones before them in the page: an eighth less bytes, and two fifths more time, for dirty
-    /// pages of the guests that were measured.
+    /// Words may refer to equal ones before them in the page: an eighth less bytes, and half as much time again, for
+    /// dirty pages of the guests that were measured.
     Dense,
 }
 
