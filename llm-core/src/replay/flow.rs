@@ -353,8 +353,12 @@ impl Flow {
             newer(&mut self.guest_timestamp, timestamp.value);
         }
         let ack = self.guest_ack;
-        while self.given.front().is_some_and(|given| ack.is_some_and(|ack| at_least(ack, given.end))) {
-            self.given.pop_front();
+        // Not only from the front: behind a hole there is room for what comes then.
+        for _ in 0..self.given.len() {
+            let Some(given) = self.given.pop_front() else { break };
+            if !ack.is_some_and(|ack| at_least(ack, given.end)) {
+                let _ = self.given.push_back(given);
+            }
         }
         let first = seq.wrapping_add(u32::from(segment.has(flags::SYN)));
         self.compare(key, first, payload, tell);

@@ -164,7 +164,9 @@ impl<const N: usize> Replay<N> {
         if paced && !flow.lagging && !flow.sent.is_some_and(|sent| at_least(sent, segment.ack)) {
             return Step::Wait(key);
         }
-        if flow.given.is_full() {
+        // Sent again by the peer, it need not be given again twice.
+        let known = flow.given.iter().any(|given| (given.seq, given.end) == (segment.seq, segment.seq_end()));
+        if flow.given.is_full() && !known {
             if flow.lagging {
                 self.give_up(&key, Cause::NotTaken);
                 return Step::Done;
@@ -183,7 +185,9 @@ impl<const N: usize> Replay<N> {
         } else {
             newer(&mut flow.peer_next, segment.seq_end());
             let (lsn, seq, end) = (record.lsn, segment.seq, segment.seq_end());
-            let _ = flow.given.push_back(Given { lsn, seq, end, at: now });
+            if !known {
+                let _ = flow.given.push_back(Given { lsn, seq, end, at: now });
+            }
         }
         let pacing = !self.config.faults.no_pacing;
         give(flow, record, packet, segment, pacing, buf).map_or(Step::Done, Step::Give)

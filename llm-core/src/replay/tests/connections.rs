@@ -279,6 +279,20 @@ fn an_acknowledgement_is_of_one_connection_between_the_same_ports() {
 }
 
 #[test]
+fn what_the_guest_has_taken_makes_room_behind_a_hole() {
+    let mut flow = Flow::new(State::Open, LINK, Instant::ZERO);
+    // The first is behind a hole; of the others the guest has all.
+    for (seq, end) in [(50, 60), (10, 20), (20, 30)] {
+        flow.given.push_back(super::super::flow::Given { lsn: 1, seq, end, at: Instant::ZERO }).unwrap();
+    }
+    let says = Says { seq: 1, ack: 30, flags: flags::ACK, ..Says::default() };
+    let bytes = packet(&key(1), Direction::FromGuest, &says, b"");
+    let parsed = Packet::parse(&bytes[VNET_HEADER..]).unwrap();
+    flow.sent(&key(1), parsed.segment().unwrap(), b"", Instant::ZERO, &mut |_| {});
+    assert_eq!(flow.given.iter().map(|given| given.seq).collect::<Vec<_>>(), [50]);
+}
+
+#[test]
 fn a_syn_that_came_twice_has_the_answer_that_stands_before_it() {
     let note = |seq, ack| {
         let says = Says { seq, ack, flags: flags::SYN | flags::ACK, ..Says::default() };
