@@ -283,7 +283,7 @@ fn what_the_guest_has_taken_makes_room_behind_a_hole() {
     let mut flow = Flow::new(State::Open, LINK, Instant::ZERO);
     // The first is behind a hole; of the others the guest has all.
     for (seq, end) in [(50, 60), (10, 20), (20, 30)] {
-        flow.given.push_back(super::super::flow::Given { lsn: 1, seq, end, at: Instant::ZERO }).unwrap();
+        flow.given.push_back(flow::Given { lsn: 1, seq, end, at: Instant::ZERO }).unwrap();
     }
     let says = Says { seq: 1, ack: 30, flags: flags::ACK, ..Says::default() };
     let bytes = packet(&key(1), Direction::FromGuest, &says, b"");
