@@ -77,10 +77,12 @@ pub const TOUR: &[(&str, Scenario)] = &[
 
 /// Scenarios left out where time is short: others try most of what they do.
 const LEFT_OUT: &[&str] = &[
+    "protect-killed-again",
     "llm-backup-killed",
     "llm-backup-lost-go-on",
     "llm-protected-again",
     "llm-log-budget",
+    "encoder-hung",
     "encoder-left-behind",
 ];
 
