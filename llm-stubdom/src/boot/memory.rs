@@ -46,12 +46,13 @@ unsafe extern "C" fn memmove(dest: *mut u8, src: *const u8, n: usize) -> *mut u8
 /// As C's `memset`: `dest` is writable for `n` bytes.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memset(dest: *mut u8, byte: c_int, n: usize) -> *mut u8 {
+    // Not as an array of eight: compiled without optimisation, that is a call of this function.
+    let word = u64::from(byte.to_le_bytes()[0]).wrapping_mul(0x0101_0101_0101_0101);
     // SAFETY:
     // - Fills `n` bytes, words and then the rest, as the caller allows; the ABI keeps the direction flag clear.
     unsafe {
         asm!("rep stosq", "mov ecx, {rest:e}", "rep stosb", rest = in(reg) n % 8, inout("rcx") n / 8 => _,
-            inout("rdi") dest => _, in("rax") u64::from_ne_bytes([byte.to_le_bytes()[0]; 8]),
-            options(nostack, preserves_flags));
+            inout("rdi") dest => _, in("rax") word, options(nostack, preserves_flags));
     }
     dest
 }
