@@ -28,8 +28,10 @@ pub struct Machine {
     pub dom0_mib: u32,
 }
 
-/// The CPU model: SMAP crashes Dom0 in its first instructions, and RDTSCP crashes PVH guests, in QEMU 7.2's emulation.
-const CPU: &str = "max,-smap,-rdtscp";
+/// The CPU model: SMAP crashes Dom0 in its first instructions, and RDTSCP crashes PVH guests, in QEMU 7.2's emulation. It
+/// carries `rep movsb` out byte by byte: without ERMS and FSRM, kernels and libraries copy otherwise, as if it were slow,
+/// which it is here.
+const CPU: &str = "max,-smap,-rdtscp,-erms,-fsrm";
 
 /// Starts host `number` (1 or 2) in the namespace. Returns as soon as QEMU runs, long before the host is ready.
 ///

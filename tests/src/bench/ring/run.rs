@@ -105,9 +105,7 @@ fn start(host: &Host, files: &RingFiles) -> Result<[(&'static str, String); 5]> 
 /// Measures one peer with all sizes.
 fn measure(host: &Host, command: &str, time: Duration) -> Result<Vec<Figures>> {
     let sizes = SIZES.map(|size| size.to_string()).join(" ");
-    // The emulator carries `rep movsb` out byte by byte: glibc is told here and in the domain to copy otherwise.
-    let tune = "GLIBC_TUNABLES=glibc.cpu.hwcaps=-ERMS,-FSRM";
-    let output = host.check(&format!("{tune} {command} {} {sizes}", time.as_millis()))?.text();
+    let output = host.check(&format!("{command} {} {sizes}", time.as_millis()))?.text();
     let bad = |e: serde_json::Error| ScenarioError::Broken(format!("`{command}` printed {output:?}: {e}"));
     output.lines().map(|line| serde_json::from_str(line).map_err(bad)).collect()
 }
