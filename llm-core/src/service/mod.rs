@@ -7,6 +7,8 @@ pub use nodes::{State, node};
 
 use core::fmt;
 
+use embedded_io::Write;
+
 use crate::log::{self, Entry, Flags, MAX_PACKET, RecordKind};
 use crate::page::Page;
 use crate::time::Instant;
@@ -221,43 +223,58 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Writes the request to the front of `out`, and returns its bytes; `None` if it does not fit. For the driver's side,
-    /// and tests.
-    pub fn write<'b>(&self, out: &'b mut [u8]) -> Option<&'b [u8]> {
-        let mut len = 0;
-        let mut put = |bytes: &[u8]| {
-            out.get_mut(len..len + bytes.len())?.copy_from_slice(bytes);
-            len += bytes.len();
-            Some(())
-        };
+    /// Bytes of the request.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        match self {
+            Self::Begin(_) => size_of::<Head>() + size_of::<BeginBody>(),
+            Self::Bytes(bytes) | Self::Echo(bytes) => size_of::<Head>() + bytes.len(),
+            Self::Page { .. } => size_of::<Head>() + size_of::<PageBody>(),
+            Self::Flush(_) => size_of::<Head>() + size_of::<U64>(),
+            Self::Log(entry) => LOG_HEAD + entry.packet.len(),
+        }
+    }
+
+    /// False: each has a head.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Writes the request, [`len`](Self::len) bytes, to `out`: a ring's reservation, so that it is copied once, or
+    /// a slice. For the driver's side, and tests.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_to<W: Write>(&self, mut out: W) -> Result<(), W::Error> {
         let head = |kind| Head { kind, reserved: [0; 7] };
         match self {
             Self::Begin(Begin { copies, batch_seq, log_seq, lsn }) => {
-                put(head(BEGIN).as_bytes())?;
+                out.write_all(head(BEGIN).as_bytes())?;
                 let (batch_seq, log_seq, lsn) = ((*batch_seq).into(), (*log_seq).into(), (*lsn).into());
                 let body =
                     BeginBody { copies: (*copies).into(), reserved: U32::ZERO, batch_seq, log_seq, lsn };
-                put(body.as_bytes())?;
+                out.write_all(body.as_bytes())
             }
             Self::Bytes(bytes) => {
-                put(head(BYTES).as_bytes())?;
-                put(bytes)?;
+                out.write_all(head(BYTES).as_bytes())?;
+                out.write_all(bytes)
             }
             Self::Echo(bytes) => {
-                put(head(ECHO).as_bytes())?;
-                put(bytes)?;
+                out.write_all(head(ECHO).as_bytes())?;
+                out.write_all(bytes)
             }
             Self::Page { pfn, page } => {
-                put(head(PAGE).as_bytes())?;
-                put(&pfn.to_le_bytes())?;
-                put(&page[..])?;
+                out.write_all(head(PAGE).as_bytes())?;
+                out.write_all(&pfn.to_le_bytes())?;
+                out.write_all(&page[..])
             }
             Self::Flush(token) => {
-                put(head(FLUSH).as_bytes())?;
-                put(&token.to_le_bytes())?;
+                out.write_all(head(FLUSH).as_bytes())?;
+                out.write_all(&token.to_le_bytes())
             }
             Self::Log(entry) => {
-                put(LogHead {
+                let head = LogHead {
                     head: head(LOG),
                     epoch: entry.epoch.into(),
                     time_ns: entry.time.as_nanos().into(),
@@ -265,12 +282,18 @@ impl<'a> Request<'a> {
                     flags: entry.flags.bits().into(),
                     record: entry.kind.code(),
                     reserved: [0; 3],
-                }
-                .as_bytes())?;
-                put(entry.packet)?;
+                };
+                out.write_all(head.as_bytes())?;
+                out.write_all(entry.packet)
             }
         }
-        out.get(..len)
+    }
+
+    /// Writes the request to the front of `out`, and returns its bytes; `None` if it does not fit.
+    pub fn write<'b>(&self, out: &'b mut [u8]) -> Option<&'b [u8]> {
+        let out = out.get_mut(..self.len())?;
+        self.write_to(&mut out[..]).ok()?;
+        Some(out)
     }
 }
 

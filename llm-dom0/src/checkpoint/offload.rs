@@ -22,8 +22,9 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether the other side is still there.
 const LOOK: Duration = Duration::from_millis(100);
-/// Requests that are shown together: each time may cost an event.
-const TOGETHER: u32 = 16;
+/// Bytes of requests that are shown together, half of the unikernel's ring: the other side may begin if it has a processor
+/// of its own; where both share one, each time costs an event and a switch.
+const TOGETHER: usize = 128 << 10;
 /// Bytes of the stream after which a batch is asked for even if it is small: bounds what must be kept here.
 const FLUSH: u64 = 2 << 20;
 /// Bytes of the stream, other than pages, in one request.
@@ -115,7 +116,8 @@ pub struct Offload {
     /// Tokens of the newest flush, and of the newest that was answered.
     token: u64,
     answered: u64,
-    unshown: u32,
+    /// Bytes of requests that were not shown yet.
+    unshown: usize,
     /// What is in no batch yet, and the pieces of the stream that hold it, with their starts.
     pending: VecDeque<Sent>,
     chunks: VecDeque<(u64, Arc<Vec<u8>>)>,
@@ -225,7 +227,7 @@ impl Offload {
         while !self.line.send(request).map_err(OffloadError::Line)? {
             self.wait(true, &mut heard, out)?;
         }
-        self.unshown += 1;
+        self.unshown += request.len();
         if self.unshown >= TOGETHER {
             self.pause(out)?;
         }

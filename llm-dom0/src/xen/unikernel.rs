@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use llm_core::ring::{AttachError, Consumer, Producer, ReserveError, RingError};
+use llm_core::ring::{AttachError, Consumer, Full, Producer, ReserveError, RingError};
 use llm_core::service::{MAX_ANSWER, MAX_REQUEST, Request, State, VERSION, node};
 
 use super::evtchn::Evtchn;
@@ -93,7 +93,6 @@ pub struct Unikernel {
     requests: Producer<RingPages>,
     answers: Consumer<RingPages>,
     channel: Evtchn,
-    request: Vec<u8>,
 }
 
 impl Unikernel {
@@ -124,16 +123,14 @@ impl Unikernel {
         let (request, answer) = (ring(node::REQUEST_REF)?, ring(node::ANSWER_REF)?);
         let port = number(&mut store, domid, node::PORT)?;
         let copies = number(&mut store, domid, node::COPIES)?;
-        let unikernel = Self {
+        let mut unikernel = Self {
             domid,
             copies,
             requests: Producer::attach(request, MAX_REQUEST)?,
             answers: Consumer::attach(answer, MAX_ANSWER)?,
             channel: Evtchn::bind(domid, port)?,
-            request: vec![0; MAX_REQUEST],
             store,
         };
-        let mut unikernel = unikernel;
         set_state(&mut unikernel.store, domid, State::Connected)?;
         wait_for(&mut unikernel.store, domid, patience, State::Connected, "it did not connect")?;
         Ok(unikernel)
@@ -163,15 +160,13 @@ impl Unikernel {
     ///
     /// [`UnikernelError::Ring`], or [`UnikernelError::TooLong`] when the request has more bytes than [`MAX_REQUEST`].
     pub fn send(&mut self, request: &Request<'_>) -> Result<bool, UnikernelError> {
-        let bytes = request.write(&mut self.request).ok_or(UnikernelError::TooLong)?;
-        let room = match self.requests.reserve(bytes.len()) {
+        let room = match self.requests.reserve(request.len()) {
             Ok(room) => room,
             Err(ReserveError::Ended(error)) => return Err(error.into()),
             Err(ReserveError::TooLong { .. }) => return Err(UnikernelError::TooLong),
         };
         let Some(mut room) = room else { return Ok(false) };
-        // Both have the same length.
-        let _ = room.write_at(0, bytes);
+        request.write_to(&mut room).map_err(|Full| UnikernelError::TooLong)?;
         room.commit();
         Ok(true)
     }
