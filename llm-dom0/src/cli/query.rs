@@ -1,7 +1,7 @@
 //! The commands that ask: status, release, watch; and the end of the pipe.
 
 use std::fmt::Write as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::args;
 use super::exit::{Exit, Failure, OrExit};
@@ -141,6 +141,9 @@ pub(super) fn release(args: &args::Release) -> Result<Exit, Failure> {
     }
 }
 
+/// Longest time between two looks of `llm watch`, to which nobody says when a pause is due.
+const LOOK: Duration = Duration::from_millis(2);
+
 /// `llm watch DOMAIN`.
 pub(super) fn watch(args: &args::Watch) -> Result<Exit, Failure> {
     let found = Xl::default().domid(&args.domain).or_exit(Exit::Host)?;
@@ -160,10 +163,11 @@ pub(super) fn watch(args: &args::Watch) -> Result<Exit, Failure> {
                 break;
             }
         };
-        if let Some(pause) = meter.observe(suspended, Instant::now()) {
+        let at = Instant::now();
+        if let Some(pause) = meter.observe(suspended, at) {
             samples.add(pause.as_secs_f64() * 1e3);
         }
-        std::thread::sleep(PauseMeter::PERIOD);
+        std::thread::sleep(meter.until_next(at).min(LOOK));
     }
     let status = samples.to_status();
     if args.json {

@@ -57,19 +57,39 @@ impl Samples {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PauseMeter {
     since: Option<Instant>,
+    /// When the last pause began or ended, or one was expected.
+    changed: Option<Instant>,
 }
 
 impl PauseMeter {
-    /// Time between two looks; a pause is measured to about twice that.
-    pub const PERIOD: Duration = Duration::from_micros(500);
+    /// Shortest time between two looks.
+    const PERIOD: Duration = Duration::from_micros(500);
+    /// Part of a pause to which it is measured at each end. Each look costs a hypercall and a wake-up, so a long
+    /// pause is not measured to half a millisecond.
+    const PART: u32 = 16;
 
     /// Takes in a look; the length of the pause when one has ended.
     pub fn observe(&mut self, suspended: bool, at: Instant) -> Option<Duration> {
+        if suspended != self.since.is_some() {
+            self.changed = Some(at);
+        }
         if suspended {
             self.since.get_or_insert(at);
             return None;
         }
         self.since.take().map(|since| at - since)
+    }
+
+    /// A pause may begin any time from now on.
+    pub const fn expect(&mut self, at: Instant) {
+        self.changed = Some(at);
+    }
+
+    /// Time to the next look.
+    #[must_use]
+    pub fn until_next(&self, at: Instant) -> Duration {
+        let age = self.changed.map_or(Duration::MAX, |changed| at.saturating_duration_since(changed));
+        (age / Self::PART).max(Self::PERIOD)
     }
 }
 
@@ -100,5 +120,20 @@ mod tests {
         assert_eq!(meter.observe(true, start + ms(2)), None);
         assert_eq!(meter.observe(false, start + ms(5)), Some(ms(4)));
         assert_eq!(meter.observe(false, start + ms(6)), None);
+    }
+
+    #[test]
+    fn looks_come_further_apart_until_something_happens() {
+        let (start, ms) = (Instant::now(), Duration::from_millis);
+        let mut meter = PauseMeter::default();
+        meter.expect(start);
+        assert_eq!(meter.until_next(start), Duration::from_micros(500));
+        assert_eq!(meter.until_next(start + ms(160)), ms(10));
+        meter.observe(true, start + ms(160));
+        assert_eq!(meter.until_next(start + ms(160)), Duration::from_micros(500));
+        meter.observe(true, start + ms(240));
+        assert_eq!(meter.until_next(start + ms(240)), ms(5), "since it began");
+        meter.observe(false, start + ms(320));
+        assert_eq!(meter.until_next(start + ms(328)), Duration::from_micros(500));
     }
 }
