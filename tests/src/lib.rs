@@ -4,6 +4,7 @@ pub mod clients;
 pub mod demo;
 pub mod faults;
 pub mod fuzzing;
+pub mod held;
 pub mod lab;
 pub mod measure;
 pub mod replay_sim;

@@ -11,6 +11,7 @@ use llm_core::page::{self, PAGE, Page};
 use llm_core::service::{ANSWER_HEAD, Answer, Begin, FRAME_HEAD, MAX_ANSWER, MAX_LOG, Request};
 use llm_core::time;
 use llm_dom0::xen::unikernel::{self, Unikernel};
+use llm_tests::held::held;
 use std::collections::HashMap;
 use std::error::Error;
 use std::path::Path;
@@ -121,6 +122,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let domid = number(0)?.ok_or("unikernel-driver DOMID [EPOCHS [PAGES]]")?;
     let (epochs, pages) = (number(1)?.unwrap_or(5), number(2)?.unwrap_or(1000));
 
+    let before = held()?;
     let start = Instant::now();
     let mut unikernel = Unikernel::connect(u16::try_from(domid)?, PATIENCE)?;
     println!("connected after {:?}; room for {} copies", start.elapsed(), unikernel.copies());
@@ -182,5 +184,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     waits.sort();
     println!("all {pages} pages equal after {epochs} epochs and {} frames in {took:?}", backup.frames);
     println!("round trip p50 {:?}, p99 {:?}", waits[waits.len() / 2], waits[waits.len() * 99 / 100]);
+    let meanwhile = held()?;
+    drop(unikernel);
+    let after = held()?;
+    if after != before || meanwhile == before {
+        return Err(
+            format!("held before {before:?}, with the unikernel {meanwhile:?}, after it {after:?}").into()
+        );
+    }
+    println!("all descriptors and mappings are given back");
     Ok(())
 }
