@@ -3,7 +3,7 @@
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 use llm_core::replication;
-use llm_tests::lab::{self, Lab, Link, Llm, Options, Progress, State};
+use llm_tests::lab::{self, Lab, Link, Llm, Options, State};
 use llm_tests::{bench, demo, faults, replay_sim, suite};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -44,6 +44,9 @@ enum Action {
         /// Leave stock `xl remus` out.
         #[arg(long)]
         no_stock: bool,
+        /// More options for each `llm protect`, such as `--protect '--encoder stubdom'`.
+        #[arg(long, value_name = "OPTIONS", default_value = "", allow_hyphen_values = true)]
+        protect: String,
     },
     /// Repeat the failover at different moments, back and forth between the hosts.
     Soak {
@@ -56,6 +59,9 @@ enum Action {
         /// Time between two checkpoints, in milliseconds; 2000 in mode llm, 200 in mode remus.
         #[arg(long, value_name = "MS")]
         interval: Option<u64>,
+        /// More options for each `llm protect`, such as `--protect '--encoder stubdom'`.
+        #[arg(long, value_name = "OPTIONS", default_value = "", allow_hyphen_values = true)]
+        protect: String,
         /// Put this `llm` binary into the hosts instead of building it.
         #[arg(long, value_name = "FILE")]
         llm: Option<PathBuf>,
@@ -70,6 +76,15 @@ enum Action {
         /// Use the lab that is up already, and leave it so.
         #[arg(long)]
         running: bool,
+        /// More options for each `llm protect`, such as `--protect '--encoder stubdom'`.
+        #[arg(
+            long,
+            value_name = "OPTIONS",
+            default_value = "",
+            allow_hyphen_values = true,
+            conflicts_with = "running"
+        )]
+        protect: String,
     },
     /// All tests: packages, lints, cargo test, the unikernel on Xen, fuzzing, faults, the demo and a short soak.
     Test {
@@ -242,7 +257,7 @@ fn main() -> ExitCode {
 fn act(args: &Args) -> lab::Result<ExitCode> {
     let attach = || Lab::attach(&args.name);
     match &args.command {
-        Action::Demo { llm, mode, interval, llm_interval, watch, no_stock } => {
+        Action::Demo { llm, mode, interval, llm_interval, watch, no_stock, protect } => {
             lab::clean_on_exit(&args.name)?;
             let options = demo::Options {
                 llm: llm.clone().map_or(Llm::Build, Llm::File),
@@ -257,11 +272,12 @@ fn act(args: &Args) -> lab::Result<ExitCode> {
                 interval: Duration::from_millis(*interval),
                 watch: Duration::from_secs(*watch),
                 stock: !no_stock,
+                protect: protect.clone(),
                 ..demo::Options::new(&args.name)
             };
             return Ok(verdict(demo::run(&options)));
         }
-        Action::Soak { n, mode, interval, llm } => {
+        Action::Soak { n, mode, interval, llm, protect } => {
             lab::clean_on_exit(&args.name)?;
             let mode = match mode {
                 Mode::Llm => replication::Mode::Llm,
@@ -273,6 +289,7 @@ fn act(args: &Args) -> lab::Result<ExitCode> {
                 times: *n,
                 mode,
                 interval: interval.map_or_else(|| demo::usual_interval(mode), Duration::from_millis),
+                protect: protect.clone(),
             };
             let held = demo::soak(&options).map(|held| {
                 println!("{held} of {n} failovers held");
@@ -280,13 +297,18 @@ fn act(args: &Args) -> lab::Result<ExitCode> {
             });
             return Ok(verdict(held));
         }
-        Action::Faults { only, llm, running } => {
+        Action::Faults { only, llm, running, protect } => {
             let lab = if *running {
                 attach()?
             } else {
                 lab::clean_on_exit(&args.name)?;
                 let llm = llm.clone().map_or(Llm::Build, Llm::File);
-                Lab::up(&Options { name: args.name.clone(), llm, ..Options::default() })?
+                Lab::up(&Options {
+                    name: args.name.clone(),
+                    llm,
+                    protect: protect.clone(),
+                    ..Options::default()
+                })?
             };
             let summary =
                 faults::run(&lab, only.as_deref().map_or(faults::Pick::All, faults::Pick::Named), 1);
@@ -330,7 +352,7 @@ fn act(args: &Args) -> lab::Result<ExitCode> {
                 llm,
                 memory_mib: *memory,
                 dom0_mib: *dom0_memory,
-                progress: Progress::new(),
+                ..Options::default()
             };
             Lab::up(&options)?.keep();
             println!(

@@ -46,6 +46,8 @@ pub struct Options {
     pub watch: Duration,
     /// Also run stock `xl remus`, for comparison.
     pub stock: bool,
+    /// More options for `llm protect`.
+    pub protect: String,
 }
 
 impl Options {
@@ -59,6 +61,7 @@ impl Options {
             interval: Duration::from_millis(200),
             watch: Duration::from_secs(15),
             stock: true,
+            protect: String::new(),
         }
     }
 }
@@ -73,6 +76,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let lab_options = crate::lab::Options {
         name: options.name.clone(),
         llm: options.llm.clone(),
+        protect: options.protect.clone(),
         progress,
         ..crate::lab::Options::default()
     };

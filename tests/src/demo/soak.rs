@@ -38,6 +38,8 @@ pub struct Soak {
     pub mode: Mode,
     /// Time between two checkpoints.
     pub interval: Duration,
+    /// More options for `llm protect`.
+    pub protect: String,
 }
 
 /// Repeats the failover in a lab of its own, and writes `soak/report.json` and `soak/report.html`; how often it held.
@@ -50,6 +52,7 @@ pub fn soak(options: &Soak) -> Result<u32> {
     let lab_options = crate::lab::Options {
         name: options.name.clone(),
         llm: options.llm.clone(),
+        protect: options.protect.clone(),
         progress,
         ..crate::lab::Options::default()
     };

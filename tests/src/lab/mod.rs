@@ -73,6 +73,8 @@ pub struct Options {
     pub dom0_mib: u32,
     /// What the user sees.
     pub progress: Progress,
+    /// More options for each `llm protect` that does not have them yet.
+    pub protect: String,
 }
 
 impl Default for Options {
@@ -83,6 +85,7 @@ impl Default for Options {
             memory_mib: 2048,
             dom0_mib: 1024,
             progress: Progress::new(),
+            protect: String::new(),
         }
     }
 }
@@ -96,13 +99,14 @@ pub struct Lab {
     /// Held while this process owns the lab; `None` for one that was attached to.
     lock: Option<File>,
     keep: bool,
+    protect: String,
 }
 
 impl Lab {
     fn new(paths: Paths, lock: Option<File>) -> Self {
         let namespace = Namespace::new(&paths.name);
         let hosts = [Host::new(&paths, 1), Host::new(&paths, 2)];
-        Self { paths, namespace, hosts, lock, keep: false }
+        Self { paths, namespace, hosts, lock, keep: false, protect: String::new() }
     }
 
     /// Builds what is missing, makes the network and boots both hosts; returns when both are ready.
@@ -133,7 +137,8 @@ impl Lab {
         take_down(&paths)?;
         State { machine, ..State::default() }.store(&paths)?;
         // From here on, dropping it cleans up.
-        let lab = Self::new(paths, Some(lock));
+        let mut lab = Self::new(paths, Some(lock));
+        lab.protect.clone_from(&options.protect);
         lab.namespace.create()?;
         let step = options.progress.step("Booting two hosts");
         for host in &lab.hosts {
@@ -171,6 +176,12 @@ impl Lab {
         let mut lab = Self::new(paths, None);
         lab.keep = true;
         Ok(lab)
+    }
+
+    /// More options for each `llm protect`.
+    #[must_use]
+    pub fn protect(&self) -> &str {
+        &self.protect
     }
 
     /// Lets the lab run on after this is dropped.

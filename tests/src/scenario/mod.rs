@@ -101,8 +101,12 @@ pub fn start_backup(lab: &Lab, host: usize) -> Result<()> {
 /// As the lab's.
 pub fn start_protect(lab: &Lab, host: usize, options: &str) -> Result<()> {
     let to = backup_address(1 - host);
+    // A scenario that says it itself knows better.
+    let more = lab.protect();
+    let name = more.split(' ').next().unwrap_or_default();
+    let more = if options.contains(name) { "" } else { more };
     let command = format!(
-        "rm -f {PROTECT_EXIT}; llm --log debug protect {} --to {to} {options}; echo $? >{PROTECT_EXIT}.new; \
+        "rm -f {PROTECT_EXIT}; llm --log debug protect {} --to {to} {options} {more}; echo $? >{PROTECT_EXIT}.new; \
          mv {PROTECT_EXIT}.new {PROTECT_EXIT}",
         guest::NAME
     );

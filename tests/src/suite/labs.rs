@@ -60,6 +60,7 @@ fn soak_in(options: &Options, mode: Mode, times: u32) -> Outcome {
         times,
         mode,
         interval: main_job::usual_interval(mode),
+        protect: String::new(),
     };
     match again_once(|| main_job::soak(&soak)) {
         Ok(held) => Outcome {
