@@ -66,6 +66,33 @@ fn a_wrong_configuration_is_told_before_anything_is_touched() {
 }
 
 #[test]
+fn a_bench_measures_host_and_link() {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::Stdio;
+    let mut peer =
+        llm().args(["bench", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().expect("llm");
+    let mut line = String::new();
+    BufReader::new(peer.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+    let address = line.split(['`', ' ']).find(|word| word.starts_with("127.")).expect("the address");
+    let arguments = ["bench", "--pages", "1024", "--for", "50ms", "--peer", address];
+    let text = llm().args(arguments).output().expect("llm");
+    let json = llm().args(arguments).arg("--json").output().expect("llm");
+    peer.kill().expect("it runs");
+    peer.wait().expect("it ended");
+    end(&text, 0, &[]);
+    let said = String::from_utf8_lossy(&text.stdout);
+    assert!(said.contains("round trip") && said.contains("mode remus, interval 200ms"), "{said}");
+    end(&json, 0, &[]);
+    let said: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert!(said["link"]["mb_per_s"].as_f64().is_some_and(|n| n > 0.0), "{said}");
+    assert!(said["codec"]["checksum_ns"].as_f64().is_some_and(|n| n > 0.0), "{said}");
+    assert!(said["advice"]["pages_per_s"].as_f64().is_some_and(|n| n > 0.0), "{said}");
+    // Nobody listens there any more.
+    end(&llm().args(arguments).output().expect("llm"), 5, &[address, "llm bench --listen"]);
+    end(&llm().args(["bench", "--pages", "5"]).output().expect("llm"), 2, &["--pages 5", "1024"]);
+}
+
+#[test]
 fn a_release_of_what_is_not_protected_names_it() {
     end(&llm().args(["release", "nobody-here"]).output().expect("llm"), 3, &["nobody-here", "not protected"]);
 }

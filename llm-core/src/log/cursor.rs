@@ -86,6 +86,11 @@ impl Cursor {
         Ok(Some(Record { lsn, entry: Entry { kind, epoch, time, vif: layout.vif.get(), flags, packet } }))
     }
 
+    /// Says that record `lsn`, which follows, of the epoch of the record before, was read by other means.
+    pub(super) fn follow(&mut self, lsn: u64) {
+        self.next = lsn.checked_add(1).map_or(Next::Exhausted, Next::Lsn);
+    }
+
     /// Says that the log is over, with `rest` not taken.
     ///
     /// # Errors

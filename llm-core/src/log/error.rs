@@ -40,6 +40,8 @@ pub enum LogReason {
     },
     /// The record before was the last that can have a number.
     LsnExhausted,
+    /// A packed record is against the format, or refers to what there was not.
+    Difference,
     /// The record belongs to an earlier epoch than the one before it.
     Epoch {
         /// Epoch of the record before.
@@ -58,6 +60,7 @@ impl core::fmt::Display for LogReason {
             Self::Flags(flags) => write!(f, "flags {flags:#06x} unknown"),
             Self::Lsn { want, got } => write!(f, "record {got} where {want} should come"),
             Self::LsnExhausted => f.write_str("no record can follow the last number"),
+            Self::Difference => f.write_str("packed record is malformed"),
             Self::Epoch { last, got } => write!(f, "epoch {got} after epoch {last}"),
         }
     }

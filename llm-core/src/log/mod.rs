@@ -31,6 +31,7 @@ mod cursor;
 mod error;
 mod layout;
 mod note;
+mod packed;
 mod writer;
 
 #[cfg(test)]
@@ -39,6 +40,7 @@ mod tests;
 pub use cursor::{Cursor, Records, records};
 pub use error::{LogError, LogReason};
 pub use note::{Carry, Cut, Note, NoteError};
+pub use packed::{MAX_SMALL, Packer, SLOTS, Unpacker};
 pub use writer::{AppendError, LogWriter};
 
 use crate::time::Instant;

@@ -59,6 +59,10 @@ pub(crate) enum Command {
     Release(Release),
     /// Measure how long a domain is suspended, whoever suspends it
     Watch(Watch),
+    /// Measure this host and the link to another one, and tell which checkpoints and modes they can carry
+    ///
+    /// Needs neither root nor Xen. On the other host: llm bench --listen HOST:PORT
+    Bench(Bench),
     /// Look into an input log that was kept
     Log {
         #[command(subcommand)]
@@ -285,6 +289,25 @@ pub(crate) struct Watch {
     /// How long to measure
     #[arg(long = "for", value_name = "SPAN", default_value = "10s")]
     pub(crate) duration: Span,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Bench {
+    /// Measure the link to `llm bench --listen` at this address, HOST:PORT
+    #[arg(long, value_name = "ADDR", conflicts_with = "listen")]
+    pub(crate) peer: Option<String>,
+    /// Be the other end: answer whoever measures, on this address, until Ctrl-C
+    #[arg(long, value_name = "ADDR", conflicts_with_all = ["pages", "time", "json"])]
+    pub(crate) listen: Option<String>,
+    /// Pages to measure with; each takes 12 KiB of memory
+    #[arg(long, value_name = "N", default_value_t = 8192)]
+    pub(crate) pages: u32,
+    /// How long to measure round trips, and again throughput
+    #[arg(long = "for", value_name = "SPAN", default_value = "2s")]
+    pub(crate) time: Span,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

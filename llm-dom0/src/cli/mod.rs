@@ -2,6 +2,7 @@
 
 mod args;
 mod backup;
+mod bench;
 mod config;
 mod exit;
 mod host;
@@ -27,6 +28,7 @@ pub fn main() -> ExitCode {
         Command::Status(status) => query::status(&status),
         Command::Release(release) => query::release(&release),
         Command::Watch(watch) => query::watch(&watch),
+        Command::Bench(bench) => bench::run(&bench),
         Command::Log { log } => log::run(&log),
         Command::Stdio(stdio) => query::stdio(&stdio),
     };

@@ -60,7 +60,7 @@ pub struct Closed;
 /// Messages queued at most; more means that the peer reads nothing, and
 /// heartbeats older than that are of no use to it.
 const MESSAGES_MAX: usize = 1024;
-/// Payloads longer than this are left to the writer thread, so that their producer does not pay for the copy.
+/// Payloads longer than this are left to the writer thread, so that their producer pays neither for the checksum nor for the copy.
 const DIRECT_MAX: usize = 16 * 1024;
 
 /// Outgoing side of one path. Shared by its producers and one writer at a time.
@@ -317,9 +317,11 @@ impl Inner {
 
     /// Writes the newest data frame at once, if that does not wait; the cursor stands on it.
     fn write_data(&mut self) {
-        let Some(frame) = self.data.back().cloned() else { return };
+        let Some(frame) = self.data.back().filter(|frame| frame.payload.len() <= DIRECT_MAX).cloned() else {
+            return;
+        };
         let header = encode_header(frame.kind, 0, frame.seq, &frame.payload);
-        if frame.payload.len() <= DIRECT_MAX && self.write(&header, &frame.payload) {
+        if self.write(&header, &frame.payload) {
             self.cursor = Some(frame.seq + 1);
             self.unsent -= frame.payload.len() as u64;
         }

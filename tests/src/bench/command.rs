@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{codec, encoder, llm, packet, ring};
+use super::{codec, counts, encoder, frame, llm, packet, ring};
 use crate::lab::{self, Llm};
 
 /// What is measured.
@@ -54,6 +54,22 @@ pub enum Command {
         #[arg(long, default_value_t = 15)]
         rounds: usize,
     },
+    /// Frames, checksums and log records, beside others.
+    Frame {
+        /// Folder with packets and dirty pages of guests, `NAME.pkts.zst` and `NAME-x.zst`; without it, made packets and a few
+        /// committed pages are used.
+        #[arg(long, env = "LLM_CORPUS", value_name = "DIR")]
+        corpus: Option<PathBuf>,
+        /// How often everything is measured; the best counts.
+        #[arg(long, default_value_t = 15)]
+        rounds: usize,
+    },
+    /// Instructions of the core's hot paths, held against the committed baseline; installs Valgrind.
+    Counts {
+        /// Make what is counted the baseline.
+        #[arg(long)]
+        renew: bool,
+    },
 }
 
 impl Command {
@@ -87,6 +103,17 @@ impl Command {
             Self::Codec { corpus, rounds } => {
                 codec::run(&codec::Options { corpus: corpus.clone(), rounds: *rounds })?;
                 Ok(true)
+            }
+            Self::Frame { corpus, rounds } => {
+                frame::run(&frame::Options { corpus: corpus.clone(), rounds: *rounds })?;
+                Ok(true)
+            }
+            Self::Counts { renew } => {
+                let counted = counts::run(*renew)?;
+                for complaint in &counted.complaints {
+                    eprintln!("{complaint}");
+                }
+                Ok(counted.complaints.is_empty())
             }
         }
     }

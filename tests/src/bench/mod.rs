@@ -8,9 +8,12 @@ use serde::Serialize;
 
 pub mod codec;
 mod command;
+pub mod counts;
 pub mod encoder;
+pub mod frame;
 pub mod llm;
 pub mod packet;
+pub mod packets;
 pub mod ring;
 
 pub use command::Command;

@@ -6,6 +6,7 @@
 
 pub mod frame;
 pub mod log;
+pub mod packed;
 pub mod page;
 pub mod replication;
 pub mod ring;
@@ -17,6 +18,7 @@ pub type Body = fn(&[u8]);
 /// Every target: its name, which is that of its file and its folders in `fuzz/`, and its body.
 pub const TARGETS: &[(&str, Body)] = &[
     ("log_parser", log::run),
+    ("log_packed", packed::run),
     ("frame_parser", frame::run),
     ("page_decode", page::run),
     ("stream_parser", stream::run),

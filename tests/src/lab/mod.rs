@@ -48,12 +48,33 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// Installs Valgrind, if it is missing.
+///
+/// # Errors
+/// When `apt-get` fails.
+pub fn install_valgrind(progress: &Progress) -> Result<()> {
+    packages::install(&[VALGRIND], progress)
+}
+
+/// Builds a program of the workspace with the release profile, and returns its path.
+///
+/// # Errors
+/// When cargo fails.
+pub fn build_program(package: &str, binary: &str, progress: &Progress) -> Result<std::path::PathBuf> {
+    let step = progress.step(format!("Building {binary}"));
+    let program = programs::cargo(&Paths::new(binary), package, binary)?;
+    step.done("built");
+    Ok(program)
+}
+
 /// Time a host gets to boot.
 pub const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 /// Time a guest gets from `xl create` to its first answers.
 pub const GUEST_TIMEOUT: Duration = Duration::from_secs(90);
 /// Programs that tests need on this machine: Xen's stream checker is in Python, libFuzzer in C++.
-const TEST_PROGRAMS: [(&str, &str); 2] = [("/usr/bin/python3", "python3"), ("/usr/bin/c++", "g++")];
+const TEST_PROGRAMS: [(&str, &str); 3] = [("/usr/bin/python3", "python3"), ("/usr/bin/c++", "g++"), VALGRIND];
+/// Counts instructions.
+const VALGRIND: (&str, &str) = ("/usr/bin/valgrind", "valgrind");
 /// Name of the lab and of its network namespace, when none is given.
 pub const DEFAULT_NAME: &str = "llmlab";
 

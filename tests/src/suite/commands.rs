@@ -1,6 +1,7 @@
 //! The steps that are runs of cargo.
 
 use super::{Options, Outcome};
+use crate::bench;
 use crate::lab::Paths;
 use crate::lab::command::describe;
 use std::path::{Path, PathBuf};
@@ -72,6 +73,24 @@ pub(super) fn tests(_: &Options) -> Outcome {
 
 pub(super) fn stubdom(_: &Options) -> Outcome {
     Outcome::of(show(&mut cargo(&["test", "-p", "llm-stubdom", "--lib"])).map(|()| String::new()))
+}
+
+pub(super) fn counts(_: &Options) -> Outcome {
+    match bench::counts::run(false) {
+        Ok(counted) => {
+            counted.complaints.iter().for_each(|complaint| println!("{complaint}"));
+            let note = match counted.absent.as_slice() {
+                [] => counted.complaints.join("\n"),
+                absent => format!("not on this processor: {}", absent.join("; ")),
+            };
+            let failed = counted.complaints.len();
+            Outcome { passed: counted.counted.saturating_sub(failed), failed, note }
+        }
+        Err(error) => {
+            println!("{error}");
+            Outcome::failed(error.to_string())
+        }
+    }
 }
 
 #[cfg(test)]

@@ -82,6 +82,7 @@ const STEPS: &[Step] = &[
     Step { name: "lints", about: "cargo clippy, warnings are errors", run: commands::lints },
     Step { name: "tests", about: "cargo test, with root and the unikernel on Xen", run: commands::tests },
     Step { name: "stubdom", about: "the unikernel's own tests", run: commands::stubdom },
+    Step { name: "counts", about: "instructions of hot paths, against the baseline", run: commands::counts },
     Step { name: FUZZ, about: "all fuzz targets", run: fuzz::run },
     Step { name: "faults", about: "faults that must be survived, on two Xen hosts", run: labs::faults },
     Step { name: "demo", about: "the main job, and stock xl remus beside it", run: labs::demo },

@@ -10,13 +10,13 @@ use crate::bench::Error;
 
 /// Dirty pages of one kind of guest.
 #[derive(Debug)]
-pub(super) struct Workload {
+pub(in crate::bench) struct Workload {
     /// For instance `redis`.
-    pub(super) name: String,
+    pub(in crate::bench) name: String,
     /// Each page as it was, and as it became; neighbours lie beside each other.
-    pub(super) pairs: Vec<[Page; 2]>,
+    pub(in crate::bench) pairs: Vec<[Page; 2]>,
     /// Pages as of a first copy, of all of a guest.
-    pub(super) fresh: Vec<Page>,
+    pub(in crate::bench) fresh: Vec<Page>,
 }
 
 /// What the committed pairs are, six of each.
@@ -25,7 +25,7 @@ static PAIRS: &[u8] = include_bytes!("../../../../llm-core/testdata/dirty-pages.
 
 /// The committed pairs, as four small workloads.
 #[must_use]
-pub(super) fn sample() -> Vec<Workload> {
+pub(in crate::bench) fn sample() -> Vec<Workload> {
     let pairs = PAIRS.as_chunks::<PAGE>().0.as_chunks::<2>().0;
     let of = |(name, pairs): (&&str, &[[Page; 2]])| Workload {
         name: (*name).to_owned(),
@@ -40,7 +40,7 @@ pub(super) fn sample() -> Vec<Workload> {
 /// # Errors
 ///
 /// A file cannot be read, or there is none.
-pub(super) fn load(folder: &Path) -> Result<Vec<Workload>, Error> {
+pub(in crate::bench) fn load(folder: &Path) -> Result<Vec<Workload>, Error> {
     let error = |source| Error { what: format!("read pages from {}", folder.display()), source };
     let mut names = Vec::new();
     for entry in folder.read_dir().map_err(error)? {

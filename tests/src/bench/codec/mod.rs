@@ -9,7 +9,7 @@ use arena::{Arena, Subject, measure};
 use corpus::Workload;
 
 mod arena;
-mod corpus;
+pub(super) mod corpus;
 mod subjects;
 mod xbzrle;
 
@@ -188,7 +188,7 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// A change of processors would cost a pass its caches.
-fn pin() -> rustix::io::Result<()> {
+pub(super) fn pin() -> rustix::io::Result<()> {
     let mut cpus = rustix::thread::CpuSet::new();
     cpus.set(std::thread::available_parallelism().map_or(0, |n| n.get() - 1));
     rustix::thread::sched_setaffinity(None, &cpus)
