@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{codec, encoder, llm, packet, ring};
+use super::{codec, encoder, llm, packet, ring, stream};
 use crate::lab::{self, Llm};
 
 /// What is measured.
@@ -54,6 +54,24 @@ pub enum Command {
         #[arg(long, default_value_t = 15)]
         rounds: usize,
     },
+    /// The checkpoint pipe: a stream as fast as it goes through primary and backup, beside what only copies it.
+    Stream {
+        /// Folder with dirty pages of guests, `NAME-x.zst`; without it, a few committed ones are used.
+        #[arg(long, env = "LLM_CORPUS", value_name = "DIR")]
+        corpus: Option<PathBuf>,
+        /// These workloads only.
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
+        /// Size of each workload's stream, in MiB.
+        #[arg(long, default_value_t = 1024, value_name = "N")]
+        size: u64,
+        /// What may wait between two threads of `llm`, in MiB.
+        #[arg(long, default_value_t = 8, value_name = "N")]
+        buffer: u64,
+        /// How often everything is measured; the medians count.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
 }
 
 impl Command {
@@ -86,6 +104,16 @@ impl Command {
             }
             Self::Codec { corpus, rounds } => {
                 codec::run(&codec::Options { corpus: corpus.clone(), rounds: *rounds })?;
+                Ok(true)
+            }
+            Self::Stream { corpus, only, size, buffer, rounds } => {
+                stream::run(&stream::Options {
+                    corpus: corpus.clone(),
+                    only: only.clone(),
+                    stream_bytes: size << 20,
+                    buffer: buffer << 20,
+                    rounds: *rounds,
+                })?;
                 Ok(true)
             }
         }

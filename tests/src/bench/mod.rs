@@ -8,10 +8,12 @@ use serde::Serialize;
 
 pub mod codec;
 mod command;
+mod corpus;
 pub mod encoder;
 pub mod llm;
 pub mod packet;
 pub mod ring;
+pub mod stream;
 
 pub use command::Command;
 

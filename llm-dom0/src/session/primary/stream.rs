@@ -191,16 +191,16 @@ impl Stream {
 }
 
 /// Turns the stream into batches.
-struct EncodeThread {
-    queue: Arc<ByteQueue>,
-    bulk: Arc<Outbox>,
-    figures: Arc<Figures>,
-    encoder: Encoder,
-    first_copy: bool,
+pub(super) struct EncodeThread {
+    pub(super) queue: Arc<ByteQueue>,
+    pub(super) bulk: Arc<Outbox>,
+    pub(super) figures: Arc<Figures>,
+    pub(super) encoder: Encoder,
+    pub(super) first_copy: bool,
 }
 
 impl EncodeThread {
-    fn run(mut self, send: impl Fn(SessionEvent)) {
+    pub(super) fn run(mut self, send: impl Fn(SessionEvent)) {
         // Encoding must not keep heartbeats waiting.
         let _ = rustix::process::setpriority_process(None, 0);
         while let Some(chunk) = self.queue.pop() {
