@@ -68,7 +68,7 @@ pub enum Command {
         /// What may wait between two threads of `llm`, in MiB.
         #[arg(long, default_value_t = 8, value_name = "N")]
         buffer: u64,
-        /// How often everything is measured; the medians count.
+        /// How often everything is measured; the quickest counts.
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },

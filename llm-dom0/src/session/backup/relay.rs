@@ -39,6 +39,7 @@ pub fn receive(
                     if fed.is_err() {
                         queue.break_off();
                     }
+                    queue.give_back(chunk);
                 }
                 fed
             })
@@ -87,7 +88,7 @@ impl Half {
         };
         match frame.kind {
             Kind::BATCH => {
-                self.intake.batch(frame.payload)?;
+                self.intake.batch(frame.payload, || queue.buffer())?;
                 if self.first { pass(self.intake.pass()) } else { Ok(()) }
             }
             Kind::EPOCH_END => {

@@ -229,8 +229,8 @@ impl EncodeThread {
     ) -> Result<Result<(), Closed>, StreamError> {
         let mut sent = Ok(());
         let unsent_max = if self.first_copy { FIRST_COPY_WINDOW } else { u64::MAX };
-        let Self { encoder, bulk, first_copy, .. } = self;
-        encoder.feed_chunk(chunk, |output| match output {
+        let Self { queue, encoder, bulk, first_copy, .. } = self;
+        let done = encoder.feed_chunk(chunk, |output| match output {
             Output::Batch(batch) => {
                 if sent.is_ok() {
                     sent = bulk.data(Kind::BATCH, batch.to_vec(), unsent_max).map(|_| ());
@@ -242,6 +242,9 @@ impl EncodeThread {
             }
             Output::Mark(_) => {}
         })?;
+        if let Some(chunk) = done {
+            queue.give_back(chunk);
+        }
         Ok(sent)
     }
 }
