@@ -39,9 +39,9 @@ struct Sender<'a, M, H> {
 impl<M: Memory, H: Host> Sender<'_, M, H> {
     /// A page that has changed, and the copy of it that the other end has too; the copy becomes equal to the page.
     fn page(&mut self, pfn: u64, copy: &mut Page, page: &Page) -> Result<(), Error> {
-        if self.batch.encode_page_update(&mut self.encoder, pfn, copy, page).is_err() {
+        if self.batch.encode_page_update(&mut self.encoder, pfn, copy, page, None).is_err() {
             self.flush()?;
-            self.batch.encode_page_update(&mut self.encoder, pfn, copy, page).map_err(Error::Batch)?;
+            self.batch.encode_page_update(&mut self.encoder, pfn, copy, page, None).map_err(Error::Batch)?;
         }
         Ok(())
     }

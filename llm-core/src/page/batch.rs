@@ -5,7 +5,7 @@
 //! `docs/wire-format.md`.
 
 use super::varint::{self, MAX_VARINT, VarintError};
-use super::{Encoded, Encoder, MAX_RECORD, Page, PageError, record_len};
+use super::{Encoded, Encoder, MAX_RECORD, Next, Page, PageError, record_len};
 
 #[cfg(test)]
 mod tests;
@@ -132,7 +132,8 @@ impl<'a> BatchWriter<'a> {
         self.encode_with(pfn, keep, |out| encoder.encode(old, new, None, out))
     }
 
-    /// As [`Self::encode_page`], of a page that is kept; and `old` becomes equal to `new`.
+    /// As [`Self::encode_page`], of a page that is kept; and `old` becomes equal to `new`. `next`, if known, is fetched from
+    /// memory meanwhile.
     ///
     /// # Errors
     ///
@@ -143,8 +144,9 @@ impl<'a> BatchWriter<'a> {
         pfn: u64,
         old: &mut Page,
         new: &Page,
+        next: Option<Next<'_>>,
     ) -> Result<Encoded, Full> {
-        self.encode_with(pfn, true, |out| encoder.encode_update(old, new, None, out))
+        self.encode_with(pfn, true, |out| encoder.encode_update(old, new, next, out))
     }
 
     fn encode_with(

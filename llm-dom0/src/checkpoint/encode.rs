@@ -112,22 +112,32 @@ impl Encoder {
         self.run(input, sink)
     }
 
-    /// The same, of a piece that can be kept without a copy.
+    /// The same, of a piece that can be kept without a copy; it is given back if it is not.
     ///
     /// # Errors
     ///
     /// As [`Self::feed`].
-    pub fn feed_chunk(&mut self, input: Vec<u8>, sink: impl FnMut(Output<'_>)) -> Result<(), StreamError> {
-        let Some(remote) = &mut self.remote else { return self.run(&input, sink) };
+    pub fn feed_chunk(
+        &mut self,
+        input: Vec<u8>,
+        sink: impl FnMut(Output<'_>),
+    ) -> Result<Option<Vec<u8>>, StreamError> {
+        let Some(remote) = &mut self.remote else {
+            self.run(&input, sink)?;
+            return Ok(Some(input));
+        };
         let input = Arc::new(input);
         remote.chunk(Arc::clone(&input));
-        self.run(&input, sink)
+        self.run(&input, sink)?;
+        Ok(None)
     }
 
     fn run(&mut self, mut input: &[u8], mut sink: impl FnMut(Output<'_>)) -> Result<(), StreamError> {
         let Self { parser, local, remote, fault, digest, epoch } = self;
         let mut stage = Stage { local: local.begin(), remote, fault, batch_bytes: 0, sink: &mut sink };
-        while let Some(item) = parser.next(&mut input)? {
+        loop {
+            let ahead = parser.page_after_next(input);
+            let Some(item) = parser.next(&mut input)? else { break };
             match item {
                 Item::Bytes(bytes) => {
                     digest.update(bytes);
@@ -138,7 +148,7 @@ impl Encoder {
                     digest.update(page);
                     epoch.stream_bytes += page.len() as u64;
                     epoch.pages += 1;
-                    stage.page(pfn, page);
+                    stage.page(pfn, page, ahead);
                 }
                 Item::Mark(mark) => match mark.kind {
                     MarkKind::Epoch | MarkKind::Stream => {
@@ -186,10 +196,10 @@ impl Stage<'_> {
         }
     }
 
-    fn page(&mut self, pfn: u64, page: &Page) {
+    fn page(&mut self, pfn: u64, page: &Page, next: Option<(u64, &Page)>) {
         if !self.leave(|remote, out| remote.page(pfn, page, out)) {
             let Self { local, batch_bytes, sink, .. } = self;
-            local.page(pfn, page, &mut emit(batch_bytes, *sink));
+            local.page(pfn, page, next, &mut emit(batch_bytes, *sink));
         }
     }
 
@@ -222,7 +232,7 @@ impl Stage<'_> {
                 *local.held = Some(held);
                 rest.each(|piece| match piece {
                     Piece::Bytes(bytes) => local.bytes(bytes, &mut out),
-                    Piece::Page(pfn, page) => local.page(pfn, page, &mut out),
+                    Piece::Page(pfn, page) => local.page(pfn, page, None, &mut out),
                 });
             }
         }

@@ -4,7 +4,7 @@ use super::shadow::Shadow;
 use super::stream::{Item, Parser, StreamError};
 use llm_core::checksum::Digest;
 use llm_core::page::batch::{BatchError, BatchReader, Op};
-use llm_core::page::{PAGE, Page, PageError, decode};
+use llm_core::page::{PAGE, Page, PageError, ask_ahead, decode};
 
 /// Why a batch or the end of an epoch was refused.
 ///
@@ -123,7 +123,16 @@ impl Rebuilder {
     /// See [`RebuildError`]. What `out` got of the unfinished epoch must be thrown away.
     pub fn apply(&mut self, batch: &[u8], mut out: impl FnMut(&[u8])) -> Result<(), RebuildError> {
         self.guard(|this| {
-            for op in BatchReader::new(batch) {
+            let mut ops = BatchReader::new(batch);
+            let mut next = ops.next();
+            while let Some(op) = next {
+                next = ops.next();
+                // The copy of the page behind this one comes from memory meanwhile.
+                if let Some(Ok(Op::Page { pfn, .. })) = &next
+                    && let Some(page) = this.shadow.get(*pfn)
+                {
+                    ask_ahead(page);
+                }
                 match op.map_err(RebuildError::Batch)? {
                     Op::Bytes(bytes) => this.bytes(bytes, &mut out)?,
                     Op::Page { pfn, keep, record } => this.page(pfn, keep, record, &mut out)?,
@@ -189,13 +198,14 @@ impl Rebuilder {
         record: &[u8],
         out: &mut impl FnMut(&[u8]),
     ) -> Result<(), RebuildError> {
-        let held = self.shadow.get(pfn).is_some();
         // Whoever encodes may have less room for copies than there is here.
-        if if keep { !self.shadow.keeps(pfn) } else { held } {
+        let (page, held) = if keep {
+            self.shadow.entry(pfn).ok_or(RebuildError::Keep { pfn })?
+        } else if self.shadow.get(pfn).is_none() {
+            (&mut *self.page, false)
+        } else {
             return Err(RebuildError::Keep { pfn });
-        }
-        let page = if keep { self.shadow.insert(pfn) } else { Some(&mut *self.page) };
-        let page = page.ok_or(RebuildError::Keep { pfn })?;
+        };
         decode(record, page, held).map_err(|source| RebuildError::Page { pfn, source })?;
         match self.parser.next(&mut &page[..])? {
             Some(Item::Page { pfn: expected, .. }) if expected == pfn => {}

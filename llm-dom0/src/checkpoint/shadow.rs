@@ -25,6 +25,7 @@ pub struct Shadow {
     limit: u32,
     held: u32,
     directory: Vec<Option<Box<[u32; LEAF]>>>,
+    leaves: usize,
     slabs: Vec<Box<[Page]>>,
 }
 
@@ -33,7 +34,7 @@ impl Shadow {
     #[must_use]
     pub fn new(limit: u32) -> Self {
         // One number is taken to mean "not held".
-        Self { limit: limit.min(NONE - 1), held: 0, directory: Vec::new(), slabs: Vec::new() }
+        Self { limit: limit.min(NONE - 1), held: 0, directory: Vec::new(), leaves: 0, slabs: Vec::new() }
     }
 
     /// Pages held.
@@ -51,8 +52,7 @@ impl Shadow {
     /// Bytes of memory in use.
     #[must_use]
     pub fn memory(&self) -> usize {
-        let leaves = self.directory.iter().flatten().count();
-        self.slabs.len() * SLAB * PAGE + leaves * LEAF * 4 + self.directory.len() * 8
+        self.slabs.len() * SLAB * PAGE + self.leaves * LEAF * 4 + self.directory.len() * 8
     }
 
     /// The copy of page `pfn`, if held.
@@ -69,6 +69,23 @@ impl Shadow {
         self.slabs.get_mut(slot / SLAB)?.get_mut(slot % SLAB)
     }
 
+    /// The copy of page `pfn`, to be changed in place, and that of page `other` to look at: each if it is held, the second only
+    /// if it is another page than the first.
+    #[must_use]
+    pub fn get_mut_beside(&mut self, pfn: u64, other: Option<u64>) -> Option<(&mut Page, Option<&Page>)> {
+        let slot = self.slot(pfn)?;
+        let Some(other) = other.and_then(|other| self.slot(other)).filter(|&other| other != slot) else {
+            return Some((self.slabs.get_mut(slot / SLAB)?.get_mut(slot % SLAB)?, None));
+        };
+        if slot / SLAB == other / SLAB {
+            let slab = self.slabs.get_mut(slot / SLAB)?;
+            let [page, other] = slab.get_disjoint_mut([slot % SLAB, other % SLAB]).ok()?;
+            return Some((page, Some(other)));
+        }
+        let [slab, others] = self.slabs.get_disjoint_mut([slot / SLAB, other / SLAB]).ok()?;
+        Some((slab.get_mut(slot % SLAB)?, others.get(other % SLAB)))
+    }
+
     /// Whether [`Self::insert`] would find or make room for page `pfn`.
     #[must_use]
     pub fn keeps(&self, pfn: u64) -> bool {
@@ -78,13 +95,17 @@ impl Shadow {
     /// The copy of page `pfn`; one of zeros if it was not held and there is room for
     /// it, `None` if there is none.
     pub fn insert(&mut self, pfn: u64) -> Option<&mut Page> {
-        if self.slot(pfn).is_none() {
-            if self.held >= self.limit || pfn >= MAX_PFN {
-                return None;
-            }
-            self.add(usize::try_from(pfn).ok()?);
-        }
-        self.get_mut(pfn)
+        self.entry(pfn).map(|(page, _)| page)
+    }
+
+    /// As [`Self::insert`], and whether the copy was held.
+    pub fn entry(&mut self, pfn: u64) -> Option<(&mut Page, bool)> {
+        let (slot, held) = match self.slot(pfn) {
+            Some(slot) => (slot, true),
+            None if self.held >= self.limit || pfn >= MAX_PFN => return None,
+            None => (self.add(usize::try_from(pfn).ok()?)?, false),
+        };
+        Some((self.slabs.get_mut(slot / SLAB)?.get_mut(slot % SLAB)?, held))
     }
 
     /// Replaces or adds the copy of page `pfn`; false if it is not kept.
@@ -98,20 +119,23 @@ impl Shadow {
         leaf.get(pfn % LEAF).filter(|&&slot| slot != NONE).map(|&slot| slot as usize)
     }
 
-    fn add(&mut self, pfn: usize) {
+    /// Gives a page that is not held the next slot.
+    fn add(&mut self, pfn: usize) -> Option<usize> {
         if self.directory.len() <= pfn / LEAF {
             self.directory.resize_with(pfn / LEAF + 1, || None);
         }
-        let slot = self.held;
-        if let Some(leaf) = self.directory.get_mut(pfn / LEAF)
-            && let Some(entry) = leaf.get_or_insert_with(|| Box::new([NONE; LEAF])).get_mut(pfn % LEAF)
-        {
-            *entry = slot;
-            self.held += 1;
-            if slot as usize / SLAB == self.slabs.len() {
-                self.slabs.push(vec![[0; PAGE]; SLAB].into_boxed_slice());
-            }
+        let (slot, leaves) = (self.held, &mut self.leaves);
+        let leaf = self.directory.get_mut(pfn / LEAF)?.get_or_insert_with(|| {
+            *leaves += 1;
+            Box::new([NONE; LEAF])
+        });
+        *leaf.get_mut(pfn % LEAF)? = slot;
+        self.held += 1;
+        let slot = slot as usize;
+        if slot / SLAB == self.slabs.len() {
+            self.slabs.push(vec![[0; PAGE]; SLAB].into_boxed_slice());
         }
+        Some(slot)
     }
 }
 
@@ -150,6 +174,28 @@ mod tests {
         assert_eq!(shadow.memory(), 0);
         assert!(shadow.update(MAX_PFN - 1, &[1; PAGE]));
         assert!(shadow.memory() < 10 << 20, "{}", shadow.memory());
+    }
+
+    #[test]
+    fn two_pages_are_had_at_once_unless_they_are_one() {
+        let mut shadow = Shadow::new(1000);
+        for pfn in 0..600_u64 {
+            assert!(shadow.update(pfn, &[pfn as u8; PAGE]));
+        }
+        for (pfn, other, seen) in [
+            (3, Some(4), Some(4)),
+            (3, Some(599), Some(599)),
+            (599, Some(0), Some(0)),
+            (5, Some(5), None),
+            (5, None, None),
+            (5, Some(700), None),
+        ] {
+            let (page, beside) = shadow.get_mut_beside(pfn, other).unwrap();
+            assert_eq!(page[0], pfn as u8);
+            assert_eq!(beside.map(|page| page[0]), seen.map(|pfn: u64| pfn as u8));
+        }
+        assert!(shadow.get_mut_beside(700, Some(5)).is_none());
+        assert_eq!(shadow.memory(), 3 * SLAB * PAGE + LEAF * 4 + 8);
     }
 
     proptest! {

@@ -8,6 +8,7 @@
 //! hence before it was suspended: the epoch explains the packet. Nothing here
 //! depends on how quick a reader is; a late mark only holds a packet one epoch longer.
 
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio, ioctl_fionread, read, retry_on_intr};
 use rustix::pipe::fcntl_setpipe_size;
@@ -76,6 +77,18 @@ impl PipeTap {
         Ok(got)
     }
 
+    /// Reads what is there into the room behind what is in `buffer`, of which there must be some; otherwise as [`Self::read`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`].
+    pub fn read_behind(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let mut count = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let got = retry_on_intr(|| read(&self.fd, spare_capacity(&mut *buffer)))?;
+        *count += got as u64;
+        Ok(got)
+    }
+
     /// Waits until there is something to read or the stream has ended; false after `timeout`.
     ///
     /// # Errors
@@ -117,7 +130,11 @@ mod tests {
         assert_eq!(tap.read(&mut [0; 30]).unwrap(), 30);
         assert_eq!((tap.position(), tap.mark().unwrap()), (30, 100));
         drop(writer);
-        assert_eq!(tap.read(&mut [0; 300]).unwrap(), 70);
+        let mut buffer = vec![9; 5];
+        buffer.reserve_exact(60);
+        assert_eq!(tap.read_behind(&mut buffer).unwrap(), buffer.len() - 5);
+        assert!(buffer.starts_with(&[9, 9, 9, 9, 9, 1]) && buffer.len() >= 65);
+        assert_eq!(tap.read(&mut [0; 300]).unwrap(), 75 - buffer.len());
         assert!(tap.wait(Duration::ZERO).unwrap());
         assert_eq!(tap.read(&mut [0; 300]).unwrap(), 0);
         assert_eq!(tap.mark().unwrap(), 100);

@@ -1,6 +1,6 @@
 //! One TCP connection that carries frames.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -99,20 +99,29 @@ fn write_loop(mut stream: &TcpStream, outbox: &Outbox, generation: u64) -> io::R
         match out {
             Outgoing::Rest(rest) => stream.write_all(&rest)?,
             Outgoing::Message(seq, payload) => {
-                // One write, so that a small message is one segment.
-                let header = frame::encode_header(Kind::MESSAGE, 0, seq, &payload);
-                let mut whole = Vec::with_capacity(header.len() + payload.len());
-                whole.extend_from_slice(&header);
-                whole.extend_from_slice(&payload);
-                stream.write_all(&whole)?;
+                write_frame(stream, &frame::encode_header(Kind::MESSAGE, 0, seq, &payload), &payload)?;
             }
             Outgoing::Data(data) => {
-                stream.write_all(&frame::encode_header(data.kind, 0, data.seq, &data.payload))?;
-                stream.write_all(&data.payload)?;
+                let header = frame::encode_header(data.kind, 0, data.seq, &data.payload);
+                write_frame(stream, &header, &data.payload)?;
             }
         }
     }
     stream.shutdown(std::net::Shutdown::Write)
+}
+
+/// Writes both with one system call where that is possible, so that a small frame is one segment.
+fn write_frame(mut stream: &TcpStream, header: &[u8], payload: &[u8]) -> io::Result<()> {
+    let parts = &mut [IoSlice::new(header), IoSlice::new(payload)][..];
+    let written = loop {
+        match stream.write_vectored(parts) {
+            Ok(written) => break written,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    };
+    stream.write_all(header.get(written..).unwrap_or_default())?;
+    stream.write_all(payload.get(written.saturating_sub(header.len())..).unwrap_or_default())
 }
 
 /// A frame that has come in.

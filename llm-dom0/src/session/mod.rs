@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod primary;
 mod queue;
+pub mod relay;
 mod samples;
 
 pub use samples::{PauseMeter, Samples};

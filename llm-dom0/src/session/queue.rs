@@ -3,6 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+/// Bytes that a buffer has room for: enough that handing one over costs little, and little enough that it is still in a
+/// cache when the other thread takes it.
+pub(crate) const CHUNK: usize = 256 << 10;
+/// Used buffers that are kept.
+const SPARE_MAX: usize = 32;
+
 /// First in, first out; the producer waits when it is full, the consumer when
 /// it is empty.
 #[derive(Debug)]
@@ -14,6 +20,8 @@ pub(crate) struct ByteQueue {
 #[derive(Debug)]
 struct Inner {
     chunks: VecDeque<Vec<u8>>,
+    /// Empty buffers of [`CHUNK`] bytes: memory that is fresh from the system costs more than what is copied into it.
+    spare: Vec<Vec<u8>>,
     bytes: u64,
     limit: u64,
     waits: u64,
@@ -26,7 +34,15 @@ struct Inner {
 impl ByteQueue {
     /// A queue that holds up to `limit` bytes, and always at least one chunk.
     pub(crate) fn new(limit: u64) -> Self {
-        let inner = Inner { chunks: VecDeque::new(), bytes: 0, limit, waits: 0, ended: false, broken: false };
+        let inner = Inner {
+            chunks: VecDeque::new(),
+            spare: Vec::new(),
+            bytes: 0,
+            limit,
+            waits: 0,
+            ended: false,
+            broken: false,
+        };
         Self { inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
@@ -53,6 +69,24 @@ impl ByteQueue {
     #[must_use]
     pub(crate) fn push_over(&self, chunk: Vec<u8>) -> bool {
         self.lock().take_in(chunk, &self.changed)
+    }
+
+    /// An empty buffer of [`CHUNK`] bytes, to be filled and queued.
+    pub(crate) fn buffer(&self) -> Vec<u8> {
+        let spare = self.lock().spare.pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(CHUNK))
+    }
+
+    /// Takes back what [`ByteQueue::pop`] gave, when it is not needed any more.
+    pub(crate) fn give_back(&self, mut chunk: Vec<u8>) {
+        // Other sizes would be for nobody, or for more memory than is meant.
+        if chunk.capacity() == CHUNK {
+            chunk.clear();
+            let mut inner = self.lock();
+            if inner.spare.len() < SPARE_MAX {
+                inner.spare.push(chunk);
+            }
+        }
     }
 
     /// The next chunk; waits for it. `None` once the queue is over.
@@ -134,6 +168,21 @@ mod tests {
         queue.break_off();
         assert_eq!(queue.pop(), None);
         assert!(!queue.push_over(vec![1]));
+    }
+
+    #[test]
+    fn buffers_are_used_again_and_few_are_kept() {
+        let queue = ByteQueue::new(10);
+        let mut buffer = queue.buffer();
+        buffer.extend([1, 2]);
+        let place = buffer.as_ptr();
+        assert!(queue.push(buffer));
+        queue.give_back(queue.pop().expect("a chunk"));
+        let again = queue.buffer();
+        assert_eq!((again.len(), again.as_ptr()), (0, place));
+        queue.give_back(vec![0; 5]);
+        (0..2 * SPARE_MAX).for_each(|_| queue.give_back(Vec::with_capacity(CHUNK)));
+        assert_eq!(queue.lock().spare.len(), SPARE_MAX);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::child::Child;
 use super::stdio::{BANNER, readable};
+use rustix::pipe::fcntl_setpipe_size;
 use rustix::process::Signal;
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// A libxc `END` record: behind a whole epoch it ends the restore, and `xl` starts the domain.
 const LIBXC_END: [u8; 8] = [0; 8];
+/// Size asked of the kernel for the pipe to `xl`, bytes: the usual limit of `pipe-max-size`.
+const PIPE_SIZE: usize = 1 << 20;
 /// How long the last words of a failed `xl` are waited for.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -89,6 +92,9 @@ impl Receiver {
     pub fn start(xl: &std::path::Path, timeout: Duration) -> Result<Self, ReceiveError> {
         let run = |source| ReceiveError::Run { xl: xl.to_owned(), source };
         let (reader, writer) = io::pipe().map_err(run)?;
+        if let Err(error) = fcntl_setpipe_size(&writer, PIPE_SIZE) {
+            tracing::debug!(%error, "The pipe to xl keeps its size");
+        }
         let held_by_xl = OwnedFd::from(writer.try_clone().map_err(run)?);
         let mut command = Command::new(xl);
         command.args(["migrate-receive", "-r"]).stdin(reader).stdout(Stdio::piped());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{codec, counts, encoder, frame, llm, packet, ring};
+use super::{codec, counts, encoder, frame, llm, packet, ring, stream};
 use crate::lab::{self, Llm};
 
 /// What is measured.
@@ -70,6 +70,24 @@ pub enum Command {
         #[arg(long)]
         renew: bool,
     },
+    /// The checkpoint pipe: a stream as fast as it goes through primary and backup, beside what only copies it.
+    Stream {
+        /// Folder with dirty pages of guests, `NAME-x.zst`; without it, a few committed ones are used.
+        #[arg(long, env = "LLM_CORPUS", value_name = "DIR")]
+        corpus: Option<PathBuf>,
+        /// These workloads only.
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
+        /// Size of each workload's stream, in MiB.
+        #[arg(long, default_value_t = 1024, value_name = "N")]
+        size: u64,
+        /// What may wait between two threads of `llm`, in MiB.
+        #[arg(long, default_value_t = 8, value_name = "N")]
+        buffer: u64,
+        /// How often everything is measured; the quickest counts.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
 }
 
 impl Command {
@@ -114,6 +132,16 @@ impl Command {
                     eprintln!("{complaint}");
                 }
                 Ok(counted.complaints.is_empty())
+            }
+            Self::Stream { corpus, only, size, buffer, rounds } => {
+                stream::run(&stream::Options {
+                    corpus: corpus.clone(),
+                    only: only.clone(),
+                    stream_bytes: size << 20,
+                    buffer: buffer << 20,
+                    rounds: *rounds,
+                })?;
+                Ok(true)
             }
         }
     }

@@ -9,12 +9,14 @@ use serde::Serialize;
 pub mod codec;
 mod command;
 pub mod counts;
+mod corpus;
 pub mod encoder;
 pub mod frame;
 pub mod llm;
 pub mod packet;
 pub mod packets;
 pub mod ring;
+pub mod stream;
 
 pub use command::Command;
 

@@ -1,4 +1,4 @@
-//! The driver's processes on a machine without Xen, for measuring the packet path: what stands for the domain runs
+//! The driver's processes on a machine without Xen, for measuring the packet path and the checkpoint pipe: what stands for the domain runs
 //! always, and what stands for `xl` writes a stream of checkpoints and never restores one.
 
 use std::io;
@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use llm_tests::bench::packet::{backup, fake_xl, primary};
+use llm_tests::bench::stream::child;
 
 #[derive(Parser)]
 struct Args {
@@ -27,6 +28,8 @@ enum Command {
     },
     /// What the driver has `xl remus` run.
     Stdio { socket: PathBuf },
+    /// One end of a relay of a checkpoint stream.
+    Stream(child::Args),
     /// Stands for `xl`.
     #[command(trailing_var_arg = true, allow_hyphen_values = true)]
     Xl { args: Vec<String> },
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Command::Primary(args) => primary::run(&args),
         Command::Backup { listen, state } => backup::run(listen, state),
         Command::Stdio { socket } => llm_dom0::xen::stdio::stdio_client(&socket).map_err(io::Error::other),
+        Command::Stream(args) => child::run(&args),
         Command::Xl { args } => fake_xl::run(&args),
     };
     match result {

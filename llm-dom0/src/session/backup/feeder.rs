@@ -149,6 +149,7 @@ impl Feeder {
                 std::thread::sleep(Duration::from_millis(100));
                 return Err(FeedError::Ended { said: receiver.said() });
             }
+            self.queue.give_back(chunk);
             fed();
         }
         let order = {

@@ -4,10 +4,8 @@ use std::collections::VecDeque;
 
 use llm_core::replication::EpochEnd;
 
+use super::super::queue::CHUNK;
 use crate::checkpoint::rebuild::{EpochCheck, RebuildError, Rebuilder};
-
-/// Bytes gathered before they are passed on as one chunk.
-const CHUNK: usize = 1 << 20;
 
 /// Rebuilds the stream, and keeps what may not yet go to `xl`.
 ///
@@ -33,13 +31,18 @@ impl Intake {
         }
     }
 
-    /// Takes in a batch.
-    pub(super) fn batch(&mut self, payload: &[u8]) -> Result<(), RebuildError> {
+    /// Takes in a batch. What is rebuilt is gathered in buffers from `buffer`, each of [`CHUNK`] bytes.
+    pub(super) fn batch(
+        &mut self,
+        payload: &[u8],
+        mut buffer: impl FnMut() -> Vec<u8>,
+    ) -> Result<(), RebuildError> {
         let open = &mut self.open;
         self.rebuilder.apply(payload, |bytes| match open.last_mut() {
             Some(last) if last.len() + bytes.len() <= CHUNK => last.extend_from_slice(bytes),
             _ => {
-                let mut chunk = Vec::with_capacity(CHUNK.max(bytes.len()));
+                // A piece of its own size if it is larger than a buffer.
+                let mut chunk = if bytes.len() > CHUNK { Vec::new() } else { buffer() };
                 chunk.extend_from_slice(bytes);
                 open.push(chunk);
             }
@@ -124,7 +127,7 @@ mod tests {
         let mut out: Vec<Vec<u8>> = Vec::new();
         for (at, (batches, end)) in epochs.iter().enumerate() {
             for batch in batches {
-                intake.batch(batch).expect("batch");
+                intake.batch(batch, Vec::new).expect("batch");
                 if at == 0 {
                     out.extend(intake.pass());
                 }
@@ -144,7 +147,7 @@ mod tests {
         let mut intake = Intake::new(1000, FIRST_EPOCH);
         let (batches, end) = &epochs[0];
         for batch in batches {
-            intake.batch(batch).expect("batch");
+            intake.batch(batch, Vec::new).expect("batch");
         }
         let wrong = EpochEnd::new(end.epoch(), end.stream_bytes(), end.digest() ^ 1, end.pages());
         assert!(matches!(intake.end(&wrong), Err(RebuildError::Differs { .. })));

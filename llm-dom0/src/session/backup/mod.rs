@@ -6,6 +6,7 @@
 mod feeder;
 mod intake;
 mod log;
+pub(super) mod relay;
 mod replay;
 mod session;
 mod taken_over;

@@ -257,7 +257,7 @@ impl Session {
         }
         let first = core.machine.committed().is_none();
         drop(core);
-        if let Err(error) = intake.batch(frame.payload) {
+        if let Err(error) = intake.batch(frame.payload, || self.feeder.queue.buffer()) {
             let core = self.lock();
             return self.corrupt(connection, intake, core, &error.to_string());
         }

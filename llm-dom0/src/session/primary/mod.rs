@@ -11,6 +11,7 @@ mod log;
 mod network;
 mod paths;
 mod pipe;
+pub(super) mod relay;
 mod session;
 mod status;
 mod stream;

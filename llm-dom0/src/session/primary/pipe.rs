@@ -11,10 +11,10 @@ use std::time::Duration;
 use llm_core::replication::FIRST_EPOCH;
 use llm_core::time::Instant;
 
-use super::super::queue::ByteQueue;
+use super::super::queue::{ByteQueue, CHUNK};
 use super::stream::FIRST_COPY_WINDOW;
 use crate::checkpoint::stream::{Item, MarkKind, Parser, StreamError};
-use crate::checkpoint::tap::{PIPE_SIZE, PipeTap};
+use crate::checkpoint::tap::PipeTap;
 use crate::clock;
 
 /// How often the thread looks up when nothing comes.
@@ -87,16 +87,19 @@ where
         let mut parser = Parser::new();
         let mut epoch = FIRST_EPOCH;
         let mut unprotected = true;
-        let mut buffer = vec![0; PIPE_SIZE];
+        let mut chunk = self.queue.buffer();
         // When the pipe was last known to be empty.
         let mut empty_at = std::time::Instant::now();
         loop {
             let before = std::time::Instant::now();
-            let n = match self.tap.read(&mut buffer) {
-                Ok(0) => return Ok(()),
+            let start = chunk.len();
+            let room = chunk.capacity() - start;
+            let n = match self.tap.read_behind(&mut chunk) {
+                Ok(0) => return self.pass_on(chunk, unprotected).map(drop),
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     empty_at = before;
+                    chunk = self.pass_on(chunk, unprotected)?;
                     self.tap.wait(IDLE).map_err(PipeError::Io)?;
                     continue;
                 }
@@ -104,7 +107,7 @@ where
             };
             let Self { base, hold, events, .. } = self;
             parser
-                .feed(&buffer[..n], |item| {
+                .feed(chunk.get(start..).unwrap_or_default(), |item| {
                     let Item::Mark(mark) = item else { return };
                     match mark.kind {
                         MarkKind::Checkpoint => {
@@ -126,16 +129,37 @@ where
                 // stamped with a mark up to here was sent before the first suspension.
                 (self.pass)(self.base + parser.offset() + 1);
             }
-            if n < buffer.len() {
+            if n < room {
                 // That read took all there was.
                 empty_at = before;
-            }
-            let room = if unprotected { FIRST_COPY_WINDOW } else { u64::MAX };
-            if !self.queue.push_within(buffer[..n].to_vec(), room) {
-                return Err(PipeError::Broken);
+            } else {
+                chunk = self.pass_on(chunk, unprotected)?;
             }
         }
     }
+
+    /// Queues what was read, if anything, and returns a buffer for what comes next.
+    fn pass_on(&self, chunk: Vec<u8>, unprotected: bool) -> Result<Vec<u8>, PipeError> {
+        let (full, next) = match chunk.len() {
+            0 => return Ok(chunk),
+            // Queued as it is, a small piece would take the memory of a large one.
+            1..SMALL => (chunk.as_slice().into(), chunk),
+            _ => (chunk, self.queue.buffer()),
+        };
+        let limit = if unprotected { FIRST_COPY_WINDOW } else { u64::MAX };
+        if !self.queue.push_within(full, limit) {
+            return Err(PipeError::Broken);
+        }
+        Ok(cleared(next))
+    }
+}
+
+/// Bytes below which a chunk is copied into memory of its own size.
+const SMALL: usize = CHUNK / 2;
+
+fn cleared(mut buffer: Vec<u8>) -> Vec<u8> {
+    buffer.clear();
+    buffer
 }
 
 #[cfg(test)]

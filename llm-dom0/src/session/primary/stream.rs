@@ -191,16 +191,16 @@ impl Stream {
 }
 
 /// Turns the stream into batches.
-struct EncodeThread {
-    queue: Arc<ByteQueue>,
-    bulk: Arc<Outbox>,
-    figures: Arc<Figures>,
-    encoder: Encoder,
-    first_copy: bool,
+pub(super) struct EncodeThread {
+    pub(super) queue: Arc<ByteQueue>,
+    pub(super) bulk: Arc<Outbox>,
+    pub(super) figures: Arc<Figures>,
+    pub(super) encoder: Encoder,
+    pub(super) first_copy: bool,
 }
 
 impl EncodeThread {
-    fn run(mut self, send: impl Fn(SessionEvent)) {
+    pub(super) fn run(mut self, send: impl Fn(SessionEvent)) {
         // Encoding must not keep heartbeats waiting.
         let _ = rustix::process::setpriority_process(None, 0);
         while let Some(chunk) = self.queue.pop() {
@@ -229,8 +229,8 @@ impl EncodeThread {
     ) -> Result<Result<(), Closed>, StreamError> {
         let mut sent = Ok(());
         let unsent_max = if self.first_copy { FIRST_COPY_WINDOW } else { u64::MAX };
-        let Self { encoder, bulk, first_copy, .. } = self;
-        encoder.feed_chunk(chunk, |output| match output {
+        let Self { queue, encoder, bulk, first_copy, .. } = self;
+        let done = encoder.feed_chunk(chunk, |output| match output {
             Output::Batch(batch) => {
                 if sent.is_ok() {
                     sent = bulk.data(Kind::BATCH, batch.to_vec(), unsent_max).map(|_| ());
@@ -242,6 +242,9 @@ impl EncodeThread {
             }
             Output::Mark(_) => {}
         })?;
+        if let Some(chunk) = done {
+            queue.give_back(chunk);
+        }
         Ok(sent)
     }
 }

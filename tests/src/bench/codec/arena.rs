@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use llm_core::page::{PAGE, Page};
 
-use super::corpus::Workload;
+use crate::bench::corpus::Workload;
 
 /// A page where a guest has it: at a multiple of its size.
 #[derive(Clone, Copy, Debug)]

@@ -5,11 +5,10 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::corpus::{self, Workload};
 use arena::{Arena, Subject, measure};
-use corpus::Workload;
 
 mod arena;
-pub(super) mod corpus;
 mod subjects;
 mod xbzrle;
 
@@ -53,7 +52,7 @@ pub fn run(options: &Options) -> Result<ExitCode, super::Error> {
     let workloads = match &options.corpus {
         Some(folder) => corpus::load(folder)?,
         None => {
-            println!("No --corpus: measuring with the 24 committed pairs, whose sizes are not typical");
+            println!("{}", corpus::NO_CORPUS);
             corpus::sample()
         }
     };

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use llm_core::page::{PAGE, Page};
 
-use crate::bench::Error;
+use super::Error;
 
 /// Dirty pages of one kind of guest.
 #[derive(Debug)]
@@ -19,9 +19,13 @@ pub(in crate::bench) struct Workload {
     pub(in crate::bench) fresh: Vec<Page>,
 }
 
+/// What is said when they are measured with.
+pub(super) const NO_CORPUS: &str =
+    "No --corpus: measuring with the 24 committed pairs, whose sizes are not typical";
+
 /// What the committed pairs are, six of each.
 const SAMPLE: [&str; 4] = ["redis", "pg", "nginx", "cc"];
-static PAIRS: &[u8] = include_bytes!("../../../../llm-core/testdata/dirty-pages.bin");
+static PAIRS: &[u8] = include_bytes!("../../../llm-core/testdata/dirty-pages.bin");
 
 /// The committed pairs, as four small workloads.
 #[must_use]

@@ -1,0 +1,102 @@
+//! `llm` in the checkpoint pipe: a stream as fast as it goes from a pipe through primary, connection and backup to another pipe,
+//! beside what only copies it.
+
+pub mod child;
+mod input;
+mod run;
+mod table;
+
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::Error;
+use super::corpus::{self, Workload};
+use input::Input;
+use run::{Carried, Way, carry};
+use table::{Row, print};
+
+/// What to measure with.
+#[derive(Debug)]
+pub struct Options {
+    /// Folder with `NAME-x.zst`; the committed pages if there is none.
+    pub corpus: Option<PathBuf>,
+    /// Those workloads only; all if it is empty.
+    pub only: Vec<String>,
+    /// Bytes of each workload's stream.
+    pub stream_bytes: u64,
+    /// Bytes that may wait between two threads of `llm`.
+    pub buffer: u64,
+    /// Times that everything is measured; the quickest counts.
+    pub rounds: usize,
+}
+
+/// What is compared. The first is ours.
+const WAYS: [Way; 3] = [
+    Way { name: "llm", ends: ["primary", "backup"] },
+    Way { name: "read, write", ends: ["copy", "copy"] },
+    Way { name: "splice", ends: ["splice", "splice"] },
+];
+
+/// Runs the bench, prints its tables and writes its figures.
+///
+/// # Errors
+///
+/// The pages cannot be read, an end failed, the stream came out altered, or the figures cannot be written.
+pub fn run(options: &Options) -> Result<(), Error> {
+    let mut workloads = match &options.corpus {
+        Some(folder) => corpus::load(folder)?,
+        None => {
+            println!("{}", corpus::NO_CORPUS);
+            corpus::sample()
+        }
+    };
+    workloads.retain(|w| options.only.is_empty() || options.only.contains(&w.name));
+    let mut rows = Vec::new();
+    for workload in &workloads {
+        let error = |source| Error { what: format!("carry the stream of {}", workload.name), source };
+        rows.extend(measure(workload, options).map_err(error)?);
+    }
+    print(&rows);
+    println!("\n{}", super::write("stream", &rows)?.display());
+    Ok(())
+}
+
+fn measure(workload: &Workload, options: &Options) -> io::Result<Vec<Row>> {
+    let input = Input::new(workload, options.stream_bytes)?;
+    // Once for the promise, and so that the stream's memory is there.
+    carry(WAYS[0], &input, options.buffer, true)?;
+    let mut taken: [Vec<Carried>; WAYS.len()] = Default::default();
+    let mut copies = Vec::new();
+    for _ in 0..options.rounds.max(1) {
+        for (way, taken) in WAYS.into_iter().zip(&mut taken) {
+            taken.push(carry(way, &input, options.buffer, false)?);
+        }
+        copies.push(memcpy(&input)?);
+    }
+    // Whatever else runs on the machine only makes it slower.
+    let quickest = |taken: &Vec<Carried>| taken.iter().min_by(|a, b| a.all.total_cmp(&b.all)).cloned();
+    let mut rows: Vec<Row> = WAYS
+        .into_iter()
+        .zip(&taken)
+        .filter_map(|(way, taken)| Some(Row::new(way.name, &workload.name, &input, &quickest(taken)?)))
+        .collect();
+    let copied = copies.into_iter().min_by(f64::total_cmp);
+    rows.extend(copied.map(|seconds| Row::memcpy(&workload.name, &input, seconds)));
+    Ok(rows)
+}
+
+/// Seconds that one copy of the stream would take, from memory to memory; by a part of it.
+fn memcpy(input: &Input) -> io::Result<f64> {
+    const PART: usize = 256 << 20;
+    let mut from = Vec::new();
+    let mut file = input.file.try_clone()?;
+    file.seek(SeekFrom::Start(0))?;
+    file.take(PART as u64).read_to_end(&mut from)?;
+    let mut to = vec![1; from.len()];
+    let begin = Instant::now();
+    to.copy_from_slice(&from);
+    let seconds = begin.elapsed().as_secs_f64();
+    std::hint::black_box(&to);
+    Ok(seconds * input.bytes as f64 / from.len() as f64)
+}
