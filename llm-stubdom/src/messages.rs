@@ -17,9 +17,10 @@ pub type Message = Vec<u8, MAX_MESSAGE>;
 #[derive(Debug)]
 pub struct Backlog {
     waiting: Deque<Message, WAITING>,
-    /// The message that is being written, and whether all of it had room.
+    /// The message that is being written, and whether a part of it had no room. False, so that nothing of a new
+    /// value has to lie in the kernel's file.
     open: Message,
-    whole: bool,
+    cut: bool,
     lost: u32,
 }
 
@@ -27,23 +28,23 @@ impl Backlog {
     /// Without a message.
     #[must_use]
     pub const fn new() -> Self {
-        Self { waiting: Deque::new(), open: Vec::new(), whole: true, lost: 0 }
+        Self { waiting: Deque::new(), open: Vec::new(), cut: false, lost: 0 }
     }
 
     /// Starts a message.
     pub fn begin(&mut self) {
         self.open.clear();
-        self.whole = true;
+        self.cut = false;
     }
 
     /// Goes on with the message that was started.
     pub fn write(&mut self, bytes: &[u8]) {
-        self.whole &= self.open.extend_from_slice(bytes).is_ok();
+        self.cut |= self.open.extend_from_slice(bytes).is_err();
     }
 
     /// Ends the message: it waits from now on, or is lost because it is too long or there is no place.
     pub fn end(&mut self) {
-        if !self.whole || self.waiting.push_back(self.open.clone()).is_err() {
+        if self.cut || self.waiting.push_back(self.open.clone()).is_err() {
             self.lost = self.lost.saturating_add(1);
         }
     }

@@ -12,7 +12,12 @@ use llm_stubdom::server::Event;
 pub(crate) fn started(hypervisor: &str, pages: usize) {
     let version = env!("CARGO_PKG_VERSION");
     println!("llm-stubdom {version} on {hypervisor}, {pages} pages of memory");
-    defmt::info!("started: version {=str} on {=str}, {=u64} pages of memory", version, hypervisor, pages as u64);
+    defmt::info!(
+        "started: version {=str} on {=str}, {=u64} pages of memory",
+        version,
+        hypervisor,
+        pages as u64
+    );
 }
 
 /// What becomes of the memory.
