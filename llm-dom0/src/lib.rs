@@ -1,7 +1,7 @@
 //! The Dom0 side of LLM: the driver behind the `llm` command.
 //!
 //! A dependency points downwards only: [`cli`] -> [`session`] -> [`checkpoint`],
-//! [`net`], [`control`] -> [`link`], [`xen`], [`embedded`], [`keptlog`] -> [`shared`], `llm-core`.
+//! [`net`], [`control`] -> [`link`], [`xen`], [`embedded`], [`keptlog`], [`messages`] -> [`shared`], `llm-core`.
 
 pub mod checkpoint;
 pub mod cli;
@@ -10,6 +10,7 @@ pub mod control;
 pub mod embedded;
 pub mod keptlog;
 pub mod link;
+pub mod messages;
 pub mod net;
 pub mod session;
 pub mod shared;

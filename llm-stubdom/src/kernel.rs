@@ -6,6 +6,7 @@ use crate::arch::page::SharedPage;
 use crate::arch::ring::RingPages;
 use crate::arena::Arena;
 use crate::grants::{Grants, Ref};
+use crate::messages::{self, Backlog, Message};
 use crate::server::{Event, Offer, Platform};
 use crate::service::{Copies, Service};
 use crate::store::Line;
@@ -171,5 +172,14 @@ impl Platform for Kernel {
 
     fn tell(&mut self, event: Event) {
         (self.tell)(event);
+    }
+
+    fn message(&mut self) -> Option<Message> {
+        let (oldest, lost) = messages::with(|backlog| (backlog.take(), backlog.take_lost()));
+        if lost > 0 {
+            // There is a place for this now, behind what is older.
+            (self.tell)(Event::Lost(lost));
+        }
+        oldest.or_else(|| messages::with(Backlog::take))
     }
 }

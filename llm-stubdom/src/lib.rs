@@ -17,6 +17,7 @@
 //! | [`handshake`] | how this domain and its driver come together and part |
 //! | [`kernel`] | the server's machine: granted rings, an event channel |
 //! | [`loopback`] | proof at boot of all that a driver will use |
+//! | [`messages`] | what waits for the driver's log |
 //! | [`selftest`] | proof at boot that llm-core works here |
 //! | [`server`] | the main loop: handshake, rings, service |
 //! | [`service`] | the work for one protected domain |
@@ -41,6 +42,7 @@ pub mod grants;
 pub mod handshake;
 pub mod kernel;
 pub mod loopback;
+pub mod messages;
 #[cfg(test)]
 mod random;
 pub mod selftest;

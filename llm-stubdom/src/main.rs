@@ -12,12 +12,15 @@ use llm_stubdom::arch::machine::{Channel, Machine, Toolstack};
 use llm_stubdom::cmdline::{Fault, Options};
 use llm_stubdom::grants::Grants;
 use llm_stubdom::kernel::{self, Kernel, StoreLine};
-use llm_stubdom::server::{Event, Server};
+use llm_stubdom::server::Server;
 use llm_stubdom::store::Store;
 use llm_stubdom::{abi, console, loopback, println, selftest};
 
 #[allow(unsafe_code, reason = "entry from Xen and the functions the compiler calls")]
 mod boot;
+#[allow(unsafe_code, reason = "the promises of a logger")]
+mod logger;
+mod tell;
 
 /// Notifications after which a wanted fault of a ring comes: in the middle of a first copy.
 const FAULT_AFTER: u32 = 50;
@@ -28,12 +31,7 @@ fn main(mut machine: Machine) -> ! {
         console::init(console.page, console.port);
         store
     });
-    println!(
-        "llm-stubdom {} on {}, {} pages of memory",
-        env!("CARGO_PKG_VERSION"),
-        abi::text(&machine.magic).unwrap_or("an unknown hypervisor"),
-        machine.frames.pages()
-    );
+    tell::started(abi::text(&machine.magic).unwrap_or("an unknown hypervisor"), machine.frames.pages());
     let options = match Options::parse(abi::text(&machine.cmd_line).unwrap_or_default()) {
         Ok(options) => options,
         Err(error) => panic!("{error}"),
@@ -55,7 +53,8 @@ fn main(mut machine: Machine) -> ! {
             match loopback::run(machine) {
                 Ok(report) => {
                     println!("llm-stubdom: {report}");
-                    tell_room(pages, report.copies());
+                    tell::room(pages, report.copies());
+                    tell::messages();
                 }
                 Err(error) => panic!("Loopback test failed: {error}"),
             }
@@ -76,34 +75,11 @@ fn serve(machine: Machine, Channel { page, port }: Channel, fault: Option<Fault>
     let Some((service, request)) = kernel::service(&mut arena) else {
         panic!("Too little memory for the buffers");
     };
-    tell_room(frames.pages(), service.capacity());
-    let kernel = Kernel::new(frames, Grants::new(grants), (requests, answers), port, tell);
+    tell::room(frames.pages(), service.capacity());
+    let kernel = Kernel::new(frames, Grants::new(grants), (requests, answers), port, tell::event);
     let kernel = if fault == Some(Fault::Ring) { kernel.with_ring_fault(FAULT_AFTER) } else { kernel };
     if let Err(error) = Server::new(kernel, store, service, request).run() {
         panic!("The server cannot go on: {error}");
-    }
-}
-
-/// Tells what becomes of the memory.
-fn tell_room(pages: usize, copies: usize) {
-    println!("llm-stubdom: room for copies of {copies} pages, {} pages used otherwise", pages - copies);
-}
-
-/// Writes what happens to the console.
-fn tell(event: Event) {
-    match event {
-        Event::Offered => println!("llm-stubdom: rings are offered"),
-        Event::Connected => println!("llm-stubdom: a driver is connected"),
-        Event::Parted { why, counts } => {
-            println!(
-                "llm-stubdom: parted after {} pages, {} log records, {} frames of {} bytes",
-                counts.pages, counts.records, counts.frames, counts.bytes
-            );
-            if let Some(why) = why {
-                println!("llm-stubdom: {why}");
-            }
-        }
-        Event::Shutdown => println!("llm-stubdom: asked to end"),
     }
 }
 

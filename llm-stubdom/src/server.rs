@@ -3,13 +3,14 @@
 
 use crate::grants::Ref;
 use crate::handshake::{Handshake, State, Step, node};
+use crate::messages::Message;
 use crate::service::{Counts, Failure, Output, Service};
 use crate::shared::Shared;
 use crate::store::{Fired, Line, Refusal, Store, StoreError, Tx};
 use core::fmt::{self, Write};
 use heapless::String;
 use llm_core::ring::{AttachError, Consumer, Memory, Producer, ReserveError, RingError, Wake};
-use llm_core::service::{BadRequest, MAX_ANSWER, MAX_REQUEST, VERSION};
+use llm_core::service::{Answer, BadRequest, MAX_ANSWER, MAX_REQUEST, VERSION};
 
 /// What the loop needs of the machine.
 pub trait Platform {
@@ -36,6 +37,9 @@ pub trait Platform {
 
     /// Tells whoever reads the kernel's log.
     fn tell(&mut self, event: Event);
+
+    /// Takes the oldest message that waits for the driver's log.
+    fn message(&mut self) -> Option<Message>;
 }
 
 /// What a driver must know of the rings.
@@ -58,6 +62,11 @@ pub enum Event {
     Offered,
     /// A driver is connected.
     Connected,
+    /// It has begun a session.
+    Begun {
+        /// Copies of pages that are kept.
+        copies: u32,
+    },
     /// The rings are used no more.
     Parted {
         /// Why; none if it was the driver's state.
@@ -65,6 +74,8 @@ pub enum Event {
         /// What was done.
         counts: Counts,
     },
+    /// So many messages for the driver's log found no place to wait.
+    Lost(u32),
     /// A toolstack asks the domain to end.
     Shutdown,
 }
@@ -352,6 +363,10 @@ fn serve<M: Memory, O: Output<Error = Ended> + Publish>(
             }
             None => {
                 service.idle(out)?;
+                if let Some(copies) = service.take_begun() {
+                    out.tell(Event::Begun { copies });
+                }
+                out.messages()?;
                 out.publish();
                 let wait = requests.wait().map_err(Ended::Ring)?;
                 out.wake(wait.wake);
@@ -363,10 +378,13 @@ fn serve<M: Memory, O: Output<Error = Ended> + Publish>(
     }
 }
 
-/// Shows answers to the driver.
+/// Shows answers to the driver, and tells of the work.
 trait Publish {
     fn publish(&mut self);
     fn wake(&mut self, wake: Wake);
+    fn tell(&mut self, event: Event);
+    /// Hands over messages for the driver's log, as far as no answer would have to wait for their room.
+    fn messages(&mut self) -> Result<(), Ended>;
 }
 
 /// The ring of answers, with what is needed to wait for room in it.
@@ -377,7 +395,7 @@ struct Answers<'s, P: Platform, S, L> {
     fired: &'s mut Fired,
 }
 
-impl<P: Platform, S, L> Publish for Answers<'_, P, S, L> {
+impl<P: Platform, S: Shared, L: Line> Publish for Answers<'_, P, S, L> {
     fn publish(&mut self) {
         let wake = self.ring.publish();
         self.wake(wake);
@@ -388,6 +406,28 @@ impl<P: Platform, S, L> Publish for Answers<'_, P, S, L> {
             self.platform.notify();
         }
     }
+
+    fn tell(&mut self, event: Event) {
+        self.platform.tell(event);
+    }
+
+    fn messages(&mut self) -> Result<(), Ended> {
+        // Room for the longest answer is left, or the message waits here.
+        while self.ring.reserve(MAX_ANSWER).map_err(ended)?.is_some()
+            && let Some(message) = self.platform.message()
+        {
+            self.answer(&[&Answer::Message.head(), &message])?;
+        }
+        Ok(())
+    }
+}
+
+/// Why the ring has no room for an answer, now or ever.
+fn ended(error: ReserveError) -> Ended {
+    match error {
+        ReserveError::Ended(error) => Ended::Ring(error),
+        ReserveError::TooLong { .. } => Ended::TooLong,
+    }
 }
 
 impl<P: Platform, S: Shared, L: Line> Output for Answers<'_, P, S, L> {
@@ -395,10 +435,6 @@ impl<P: Platform, S: Shared, L: Line> Output for Answers<'_, P, S, L> {
 
     fn answer(&mut self, parts: &[&[u8]]) -> Result<(), Ended> {
         let len = parts.iter().map(|part| part.len()).sum();
-        let ended = |error| match error {
-            ReserveError::Ended(error) => Ended::Ring(error),
-            ReserveError::TooLong { .. } => Ended::TooLong,
-        };
         loop {
             if let Some(mut room) = self.ring.reserve(len).map_err(ended)? {
                 let mut at = 0;

@@ -4,8 +4,10 @@
 //! Skipped, with the reason, where QEMU or Xen is not installed; with
 //! `LLM_REQUIRE_LAB=1` that is a failure.
 
+use llm_dom0::messages::Table;
 use llm_tests::stubdom::{self, Boot, End, Error, Machine, Profile};
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 /// A boot takes some two seconds on an idle machine.
@@ -62,6 +64,31 @@ fn boots(profile: Profile) {
     let [copies, other] = numbers[..] else { panic!("no room is told:\n{}", boot.console) };
     assert_eq!(copies + other, 16384);
     assert!(other <= OTHER_PAGES_MAX, "{other} pages are used beside copies");
+    let told = messages(&stubdom::build(profile).expect("it was built just now"), &boot.console);
+    let version = env!("CARGO_PKG_VERSION");
+    let wanted = [
+        format!("info started: version {version} on xen-3.0-x86_64, 16384 pages of memory"),
+        format!("info room for copies of {copies} pages, {other} pages used otherwise"),
+    ];
+    assert_eq!(told, wanted, "console:\n{}", boot.console);
+}
+
+/// What a driver's log would say: a kernel without a driver shows its messages as they would go out. They must be decoded
+/// by the kernel's own file, and their times must be some of this boot.
+fn messages(kernel: &Path, console: &str) -> Vec<String> {
+    let table = Table::read(kernel).expect("the kernel has a table");
+    let lines = console.lines().filter_map(|line| line.strip_prefix("llm-stubdom: message "));
+    let mut last = 0.0;
+    let words = lines.map(|hex| {
+        let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("two digits");
+        let message: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+        let message = table.decode(&message).expect("a good message");
+        let time: f64 = message.time.parse().expect("seconds");
+        assert!(last < time && time < LIMIT.as_secs_f64(), "{message:?}");
+        last = time;
+        format!("{} {}", message.level.as_str(), message.text)
+    });
+    words.collect()
 }
 
 #[test]

@@ -16,7 +16,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Version of the records and of the nodes in xenstore.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Bytes of the longest request: a log entry with the longest packet.
 pub const MAX_REQUEST: usize = LOG_HEAD + MAX_PACKET;
@@ -38,6 +38,9 @@ pub const MAX_BATCH: usize = 64 << 10;
 
 /// Bytes of the longest piece of log: at least one record of any length.
 pub const MAX_LOG: usize = 96 << 10;
+
+/// Bytes of the longest message for the driver's log.
+pub const MAX_MESSAGE: usize = 256;
 
 const _: () = assert!(MAX_LOG >= log::MAX_RECORD);
 // An echo of any length goes back.
@@ -310,6 +313,9 @@ pub enum Answer {
     Flushed = 3,
     /// The bytes of an echo follow.
     Echoed = 4,
+    /// Something for the driver's log: one message of defmt follows, as its raw encoding has it, of [`MAX_MESSAGE`] bytes at
+    /// most. It may come at any time, and answers nothing.
+    Message = 5,
 }
 
 impl Answer {
@@ -322,7 +328,7 @@ impl Answer {
     /// The answer that starts with `head`, if there is one.
     #[must_use]
     pub fn from_head(head: [u8; ANSWER_HEAD]) -> Option<Self> {
-        [Self::Ready, Self::Frame, Self::Flushed, Self::Echoed]
+        [Self::Ready, Self::Frame, Self::Flushed, Self::Echoed, Self::Message]
             .into_iter()
             .find(|answer| answer.head() == head)
     }
@@ -413,10 +419,10 @@ mod tests {
 
     #[test]
     fn answers_are_told_apart() {
-        for answer in [Answer::Ready, Answer::Frame, Answer::Flushed, Answer::Echoed] {
+        for answer in [Answer::Ready, Answer::Frame, Answer::Flushed, Answer::Echoed, Answer::Message] {
             assert_eq!(Answer::from_head(answer.head()), Some(answer));
         }
-        assert_eq!(Answer::from_head([5, 0, 0, 0, 0, 0, 0, 0]), None);
+        assert_eq!(Answer::from_head([6, 0, 0, 0, 0, 0, 0, 0]), None);
         assert_eq!(Answer::from_head([2, 0, 0, 0, 0, 0, 0, 1]), None);
     }
 }

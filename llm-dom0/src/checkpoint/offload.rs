@@ -25,6 +25,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Bytes of requests that are shown together, half of the unikernel's ring: the other side may begin if it has a processor
 /// of its own; where both share one, each time costs an event and a switch.
 const TOGETHER: usize = 128 << 10;
+/// Answers that are taken before something else is done: messages could come for ever.
+const TAKEN: u32 = 256;
 /// Bytes of the stream after which a batch is asked for even if it is small: bounds what must be kept here.
 const FLUSH: u64 = 2 << 20;
 /// Bytes of the stream, other than pages, in one request.
@@ -57,6 +59,9 @@ pub trait Line: Debug + Send {
     /// # Errors
     /// As above.
     fn wait(&mut self, room: bool, patience: Duration) -> Result<bool, LineError>;
+
+    /// The other side has this to say to whoever reads the log. It is not trusted.
+    fn message(&mut self, message: &[u8]);
 
     /// Whether the other side still exists.
     ///
@@ -118,6 +123,8 @@ pub struct Offload {
     answered: u64,
     /// Bytes of requests that were not shown yet.
     unshown: usize,
+    /// The other side has said that the session has begun.
+    ready: bool,
     /// What is in no batch yet, and the pieces of the stream that hold it, with their starts.
     pending: VecDeque<Sent>,
     chunks: VecDeque<(u64, Arc<Vec<u8>>)>,
@@ -143,6 +150,7 @@ impl Offload {
             token: 0,
             answered: 0,
             unshown: 0,
+            ready: false,
             pending: VecDeque::new(),
             chunks: VecDeque::new(),
             fed: 0,
@@ -257,24 +265,31 @@ impl Offload {
         }
     }
 
-    /// Takes the answers that are there. Whether there were any.
+    /// Takes the answers that are there. Whether there were any, other than messages: one that does nothing but talk
+    /// counts as hung.
     fn take(&mut self, out: &mut dyn FnMut(&[u8])) -> Result<bool, OffloadError> {
         let mut some = false;
-        while let Some(len) = self.line.answer(&mut self.answer).map_err(OffloadError::Line)? {
-            self.handle(len, out)?;
-            some = true;
+        for _ in 0..TAKEN {
+            let Some(len) = self.line.answer(&mut self.answer).map_err(OffloadError::Line)? else { break };
+            some |= self.handle(len, out)?;
         }
         Ok(some)
     }
 
-    fn handle(&mut self, len: usize, out: &mut dyn FnMut(&[u8])) -> Result<(), OffloadError> {
+    /// Whether it was an answer to something.
+    fn handle(&mut self, len: usize, out: &mut dyn FnMut(&[u8])) -> Result<bool, OffloadError> {
         let answer = self.answer.get(..len).unwrap_or_default();
         let wrong = |what| Err(OffloadError::Answer(what));
         let Some((head, rest)) = answer.split_first_chunk::<ANSWER_HEAD>() else { return wrong("too short") };
         match Answer::from_head(*head) {
             None | Some(Answer::Echoed) => return wrong("of a kind that nobody asked for"),
+            Some(Answer::Message) => {
+                self.line.message(rest);
+                return Ok(false);
+            }
             // It may hold fewer copies than there could be; its batches say which.
-            Some(Answer::Ready) => {}
+            Some(Answer::Ready) if !self.ready => self.ready = true,
+            Some(Answer::Ready) => return wrong("a session that was not asked for"),
             Some(Answer::Flushed) => {
                 let token = rest.try_into().map(u64::from_le_bytes);
                 if !token.is_ok_and(|token| token == self.answered + 1 && token <= self.token) {
@@ -294,7 +309,7 @@ impl Offload {
                 self.advance(end);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// All up to `end` is in batches: it need not be kept.

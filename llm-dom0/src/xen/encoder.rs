@@ -67,6 +67,12 @@ impl EncoderDomain {
         &self.name
     }
 
+    /// The kernel that it is made from.
+    #[must_use]
+    pub fn kernel(&self) -> &Path {
+        &self.kernel
+    }
+
     /// Connects to the domain with room for `copies` pages, or all of the guest's if these are less; makes it first if there is none that can be used.
     ///
     /// # Errors

@@ -71,6 +71,8 @@ struct World {
     offers: u32,
     sent: u64,
     events: Rc<RefCell<Vec<Event>>>,
+    /// What each event left for the driver's log.
+    messages: Vec<Message>,
 }
 
 impl World {
@@ -170,7 +172,14 @@ impl Platform for Rc<RefCell<World>> {
     }
 
     fn tell(&mut self, event: Event) {
-        self.borrow().events.borrow_mut().push(event);
+        let mut world = self.borrow_mut();
+        world.messages.push(Message::from_slice(kinds(&[event])[0].as_bytes()).unwrap());
+        world.events.borrow_mut().push(event);
+    }
+
+    fn message(&mut self) -> Option<Message> {
+        let mut world = self.borrow_mut();
+        (!world.messages.is_empty()).then(|| world.messages.remove(0))
     }
 }
 
@@ -194,6 +203,7 @@ fn run(seed: u64, script: &[Script]) -> (Vec<Event>, u32) {
         offers: 0,
         sent: 0,
         events: events.clone(),
+        messages: Vec::new(),
     }));
     let (mut batch, mut log) = (vec![0; MAX_BATCH], vec![0; MAX_LOG]);
     let service = Service::new(Copies::new(leak(200)), &mut batch, &mut log);
@@ -212,6 +222,8 @@ fn kinds(events: &[Event]) -> Vec<&'static str> {
     let kind = |event: &Event| match event {
         Event::Offered => "offered",
         Event::Connected => "connected",
+        Event::Begun { .. } => "begun",
+        Event::Lost(_) => "lost",
         Event::Parted { why: None, .. } => "parted",
         Event::Parted { why: Some(_), .. } => "failed",
         Event::Shutdown => "shutdown",
@@ -271,8 +283,8 @@ fn serves_one_driver_after_the_other() {
             ],
         );
         let told = kinds(&events);
-        let expected = ["offered", "connected", "parted", "offered", "connected", "parted"];
-        assert_eq!((&told[..6], told.last()), (&expected[..], Some(&"shutdown")));
+        let session = ["offered", "connected", "begun", "parted"];
+        assert_eq!((&told[..8], told.last()), (&[session, session].concat()[..], Some(&"shutdown")));
         // The last offer may come before the end, or not.
         assert!((2..=3).contains(&offers));
     }
@@ -294,8 +306,8 @@ fn a_request_without_sense_ends_the_session_and_not_the_kernel() {
         1,
         &[World::connect, World::begin, nonsense, seen, World::leave, World::connect, World::power_off],
     );
-    assert_eq!(kinds(&events)[..4], ["offered", "connected", "failed", "offered"]);
-    assert!(matches!(events[2], Event::Parted { why: Some(Ended::Request(_)), .. }), "{:?}", events[2]);
+    assert_eq!(kinds(&events)[..5], ["offered", "connected", "begun", "failed", "offered"]);
+    assert!(matches!(events[3], Event::Parted { why: Some(Ended::Request(_)), .. }), "{:?}", events[3]);
     assert_eq!(offers, 2);
 }
 
@@ -330,7 +342,7 @@ fn a_slow_driver_is_waited_for() {
         driver.has(Answer::Flushed) == 1
     };
     let (events, _) = run(2, &[World::connect, World::begin, flood, end, answered, World::power_off]);
-    assert_eq!(kinds(&events), ["offered", "connected", "shutdown"]);
+    assert_eq!(kinds(&events), ["offered", "connected", "begun", "shutdown"]);
 }
 
 /// A driver that is gone gives no room, and its state says so.
@@ -351,6 +363,56 @@ fn a_driver_that_leaves_a_full_ring_is_not_waited_for() {
         world.leave()
     };
     let (events, _) = run(3, &[World::connect, World::begin, fill, leave, World::connect, World::power_off]);
-    assert_eq!(kinds(&events)[..4], ["offered", "connected", "failed", "offered"]);
-    assert!(matches!(events[2], Event::Parted { why: Some(Ended::Interrupted), .. }), "{:?}", events[2]);
+    assert_eq!(kinds(&events)[..5], ["offered", "connected", "begun", "failed", "offered"]);
+    assert!(matches!(events[3], Event::Parted { why: Some(Ended::Interrupted), .. }), "{:?}", events[3]);
+}
+
+/// Messages wait for a driver, and go to it in order, whatever it asks for.
+#[test]
+fn messages_reach_the_driver() {
+    let told: Script = |world| {
+        let driver = world.driver.as_mut().unwrap();
+        driver.read();
+        let messages: Vec<_> =
+            driver.got.iter().filter_map(|got| got.strip_prefix(&Answer::Message.head())).collect();
+        let expected = [&b"offered"[..], b"connected", b"begun"];
+        assert!(expected.starts_with(&messages), "{messages:?}");
+        messages == expected
+    };
+    run(4, &[World::connect, World::begin, told, World::leave, World::power_off]);
+}
+
+/// A driver that reads nothing leaves no room for messages, once answers might need it.
+#[test]
+fn messages_leave_room_for_any_answer() {
+    let flood: Script = |world| {
+        // Many times what the ring holds, long ones.
+        world.messages = vec![Message::from_slice(&[9; 200]).unwrap(); 4000];
+        true
+    };
+    let full: Script = |world| {
+        let before = world.messages.len();
+        world.sent = 1;
+        world.begin();
+        // Asked again and again, and nothing goes any more.
+        world.messages.len() == before && before < 4000
+    };
+    let ask: Script = |world| world.driver.as_mut().unwrap().send(&Request::Echo(&[5; 60_000]));
+    let answered: Script = |world| {
+        let left = world.messages.len();
+        assert!(left > 1000, "most of them still wait");
+        let driver = world.driver.as_mut().unwrap();
+        let mut echoed = 0;
+        while let Ok(Some(record)) = driver.answers.next() {
+            echoed += usize::from(record.len() == ANSWER_HEAD + 60_000);
+        }
+        // Nothing was given back before, so the echo went into room that was left for it.
+        echoed == 1
+    };
+    let read: Script = |world| {
+        world.driver.as_mut().unwrap().read();
+        world.begin();
+        world.messages.is_empty()
+    };
+    run(5, &[World::connect, flood, World::begin, full, ask, answered, read, World::leave, World::power_off]);
 }

@@ -63,6 +63,8 @@ pub struct Service<'a> {
     log: LogWriter<'a>,
     /// Numbers of the next frames; none before a session has begun.
     seqs: Option<Seqs>,
+    /// Copies kept by a session that nobody was told of.
+    begun: Option<u32>,
     counts: Counts,
 }
 
@@ -82,7 +84,7 @@ impl<'a> Service<'a> {
             (BatchWriter::new(first(batch, MAX_BATCH)), LogWriter::new(first(log, MAX_LOG), 1));
         // What every x86-64 has: Xen may not save the state of more.
         let encoder = Encoder::new(Features::PORTABLE, Density::Fast);
-        Self { copies, encoder, batch, log, seqs: None, counts: Counts::default() }
+        Self { copies, encoder, batch, log, seqs: None, begun: None, counts: Counts::default() }
     }
 
     /// Copies that there is room for.
@@ -97,9 +99,15 @@ impl<'a> Service<'a> {
         self.counts
     }
 
+    /// Copies that are kept by the session that has begun since this was last asked, if one has.
+    pub const fn take_begun(&mut self) -> Option<u32> {
+        self.begun.take()
+    }
+
     /// Ends the session; requests are refused until the next one begins.
     pub fn end(&mut self) {
         self.seqs = None;
+        self.begun = None;
     }
 
     /// Carries out the request that `bytes` are.
@@ -136,6 +144,7 @@ impl<'a> Service<'a> {
         self.batch.clear();
         self.log.restart(begin.lsn);
         self.seqs = Some(Seqs { batch: begin.batch_seq, log: begin.log_seq, taken: 0 });
+        self.begun = Some(copies);
         self.counts = Counts::default();
         out.answer(&[&Answer::Ready.head(), &copies.to_le_bytes()])
     }

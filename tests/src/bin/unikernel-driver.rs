@@ -34,7 +34,7 @@ impl Backup {
     fn take(&mut self, answer: &[u8]) -> Result<(), Box<dyn Error>> {
         let (head, mut rest) = answer.split_first_chunk::<ANSWER_HEAD>().ok_or("a short answer")?;
         match Answer::from_head(*head).ok_or("an unknown answer")? {
-            Answer::Ready | Answer::Echoed => {}
+            Answer::Ready | Answer::Echoed | Answer::Message => {}
             Answer::Flushed => self.flushed = Some(u64::from_le_bytes(rest.try_into()?)),
             Answer::Frame => {
                 rest = rest.get(FRAME_HEAD - ANSWER_HEAD..).ok_or("a short answer")?;

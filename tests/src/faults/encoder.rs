@@ -3,7 +3,7 @@
 use super::{LONG, SOON, Tour, primary};
 use crate::clients::now_ns;
 use crate::lab::guest;
-use crate::scenario::{Result, ensure, primary_status, protect_exit, wait};
+use crate::scenario::{PROTECT_LOG, Result, ensure, primary_status, protect_exit, wait};
 
 /// How the guest is protected.
 const OPTIONS: &str = "--interval 200ms --detect 2s --encoder stubdom";
@@ -96,7 +96,18 @@ fn encodes(tour: &Tour<'_>, host: usize) -> Result<u64> {
     ensure(status.encoder == format!("stubdom {}", name()), || format!("who encodes: {:?}", status.encoder))?;
     // Copies of pages are where encoding is done.
     ensure(status.shadow_bytes == 0, || format!("{} bytes of copies in Dom0", status.shadow_bytes))?;
+    says(tour, host)?;
     Ok(status.backup_losses)
+}
+
+/// The driver's log has what the domain says, with the domain's name and time.
+fn says(tour: &Tour<'_>, host: usize) -> Result<()> {
+    let said = format!(
+        "INFO a session has begun, with copies of [0-9]+ pages domain=\"{}\" time=\"[0-9]+[.][0-9]{{6}}\"$",
+        name()
+    );
+    tour.lab.host(host).check(&format!("grep -Eq '{said}' {PROTECT_LOG}"))?;
+    Ok(())
 }
 
 /// Dom0 encodes from now on, since the domain is as `why` says; the protection goes on and never stopped, with the backup

@@ -7,6 +7,7 @@
 pub mod frame;
 pub mod log;
 pub mod packed;
+pub mod messages;
 pub mod page;
 pub mod replication;
 pub mod ring;
@@ -24,6 +25,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("stream_parser", stream::run),
     ("replication_ops", replication::run),
     ("ring_peer", ring::run),
+    ("messages", messages::run),
 ];
 
 /// Takes numbers and bytes from the front of an input; zeros when it is used up.

@@ -37,19 +37,28 @@ pub(super) fn build(paths: &Paths, llm: &Llm, progress: &Progress) -> Result<Pro
     };
     // The drivers' encoder; without `llm` nobody makes it.
     let stubdom = match &llm {
-        Some(_) => Some(strip(paths, &cargo(paths, "llm-stubdom", "llm-stubdom")?)?),
+        Some(_) => Some(strip_kernel(paths, &cargo(paths, "llm-stubdom", "llm-stubdom")?)?),
         None => None,
     };
     step.done("built");
     Ok(Programs { agent, guest_tool, llm, stubdom })
 }
 
-/// A copy without debug information, which would fill the memory that an initramfs lives in.
+/// A copy without symbols and debug information, which would fill the memory that an initramfs lives in.
 pub(super) fn strip(paths: &Paths, program: &Path) -> Result<PathBuf> {
+    strip_by(paths, program, "--strip-all")
+}
+
+/// The same of the unikernel, whose symbols are the texts of its messages.
+fn strip_kernel(paths: &Paths, kernel: &Path) -> Result<PathBuf> {
+    strip_by(paths, kernel, "--strip-debug")
+}
+
+fn strip_by(paths: &Paths, program: &Path, how: &str) -> Result<PathBuf> {
     let folder = paths.cache.join("programs");
     fs::create_dir_all(&folder).context(|| format!("make {}", folder.display()))?;
     let to = folder.join(program.file_name().unwrap_or_default());
-    run(Command::new("strip").arg("-o").arg(&to).arg(program))?;
+    run(Command::new("strip").arg(how).arg("-o").arg(&to).arg(program))?;
     Ok(to)
 }
 

@@ -9,6 +9,7 @@ use llm_core::service::{MAX_LOG, MAX_REQUEST};
 use llm_stubdom::service::{Copies, Service};
 use proptest::prelude::*;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// How the other side fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ enum Failure {
     Killed,
     /// It hangs.
     Hung,
+    /// It hangs, and talks.
+    Talks,
     /// A byte of an answer is wrong.
     Damage,
 }
@@ -46,6 +49,9 @@ struct Fake {
     /// Answers before the failure.
     left: u32,
     failure: Failure,
+    /// Messages that came here, and came out.
+    said: u32,
+    heard: Arc<AtomicU32>,
 }
 
 impl Fake {
@@ -60,6 +66,8 @@ impl Fake {
             answers: Answers::default(),
             left,
             failure,
+            said: 0,
+            heard: Arc::default(),
         })
     }
 
@@ -93,6 +101,13 @@ impl Line for Fake {
         if self.failed() && matches!(self.failure, Failure::Killed | Failure::Hung) {
             return Ok(None);
         }
+        // One now and then, at any place.
+        self.said += 1;
+        if self.said.is_multiple_of(3) || self.failed() && self.failure == Failure::Talks {
+            let message = [&Answer::Message.head()[..], b"a message"].concat();
+            into[..message.len()].copy_from_slice(&message);
+            return Ok(Some(message.len()));
+        }
         let Some(mut answer) = self.answers.0.pop_front() else { return Ok(None) };
         if self.failed() {
             // Behind the end that it tells, so that it is a lie that can be seen at once.
@@ -106,6 +121,9 @@ impl Line for Fake {
 
     fn wait(&mut self, _: bool, _: Duration) -> Result<bool, LineError> {
         self.show()?;
+        if self.failed() && self.failure == Failure::Talks {
+            return Ok(true);
+        }
         if self.failed() && matches!(self.failure, Failure::Killed | Failure::Hung) {
             std::thread::sleep(Duration::from_millis(1));
             return Ok(false);
@@ -115,6 +133,11 @@ impl Line for Fake {
         }
         self.shown = 0;
         Ok(!self.answers.0.is_empty())
+    }
+
+    fn message(&mut self, message: &[u8]) {
+        assert_eq!(message, b"a message");
+        self.heard.fetch_add(1, Ordering::Relaxed);
     }
 
     fn is_there(&mut self) -> Result<bool, LineError> {
@@ -178,7 +201,7 @@ proptest! {
         room in prop_oneof![4..90_usize, Just(200)],
         left in 0..30_u32,
         failure in prop::sample::select(vec![
-            Failure::None, Failure::Ring, Failure::Killed, Failure::Hung, Failure::Damage,
+            Failure::None, Failure::Ring, Failure::Killed, Failure::Hung, Failure::Talks, Failure::Damage,
         ]),
     ) {
         let fault = round_trip(&stream(&epochs), piece, shadow, Fake::new(room, left, failure));
@@ -200,7 +223,21 @@ fn each_failure_is_named() {
     assert_eq!(fault(Failure::Ring), "The encoder's rings cannot be used: the ring has ended");
     assert_eq!(fault(Failure::Killed), "The encoder's domain is gone");
     assert_eq!(fault(Failure::Hung), "The encoder has been silent for 20ms");
+    assert_eq!(fault(Failure::Talks), "The encoder has been silent for 20ms");
     assert_eq!(fault(Failure::Damage), "The encoder gives a wrong answer: a frame with a bad header");
+}
+
+#[test]
+fn messages_come_through_and_a_second_session_does_not() {
+    let fake = Fake::new(100, 0, Failure::None);
+    let heard = Arc::clone(&fake.heard);
+    let mut offload = Offload::begin(fake, 100, PATIENCE).expect("there");
+    offload.finish(&mut |_| {}).expect("there");
+    assert!(heard.load(Ordering::Relaxed) > 0);
+    let mut fake = Fake::new(100, 0, Failure::None);
+    fake.answers.0.push_back(Answer::Ready.head().to_vec());
+    let error = Offload::begin(fake, 100, PATIENCE).err().map(|error| error.to_string());
+    assert_eq!(error.as_deref(), Some("The encoder gives a wrong answer: a session that was not asked for"));
 }
 
 #[test]

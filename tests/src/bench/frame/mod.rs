@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::codec::{corpus, pin};
+use super::codec::pin;
+use super::corpus;
 use super::{Error, packets};
 use clock::{Figure, Subject, measure};
 use llm_core::page::{PAGE, Page};

@@ -143,14 +143,16 @@ impl Way for Echoes {
     }
 
     fn receive(&mut self, _: usize) -> io::Result<Option<&[u8]>> {
-        let Some(len) = self.unikernel.answer(&mut self.answer).map_err(io::Error::other)? else {
-            return Ok(None);
-        };
-        let answer = self.answer.get(..len).and_then(|answer| answer.split_first_chunk::<ANSWER_HEAD>());
-        match answer {
-            Some((head, bytes)) if *head == Answer::Echoed.head() => Ok(Some(bytes)),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "The unikernel answers with something else")),
+        let bad = || io::Error::new(io::ErrorKind::InvalidData, "The unikernel answers with something else");
+        while let Some(len) = self.unikernel.answer(&mut self.answer).map_err(io::Error::other)? {
+            let kind = self.answer.first_chunk().copied().and_then(Answer::from_head);
+            match kind {
+                Some(Answer::Echoed) => return self.answer.get(ANSWER_HEAD..len).map(Some).ok_or_else(bad),
+                Some(Answer::Message) => {}
+                _ => return Err(bad()),
+            }
         }
+        Ok(None)
     }
 
     fn show(&mut self) -> io::Result<()> {
