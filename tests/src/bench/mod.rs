@@ -8,8 +8,8 @@ use serde::Serialize;
 
 pub mod codec;
 mod command;
-pub mod counts;
 mod corpus;
+pub mod counts;
 pub mod encoder;
 pub mod frame;
 pub mod llm;

@@ -95,7 +95,7 @@ enum Action {
         #[arg(long)]
         skip_fuzz: bool,
         /// How long each fuzz target runs.
-        #[arg(long, default_value_t = 60, value_name = "N")]
+        #[arg(long, default_value_t = 40, value_name = "N")]
         fuzz_seconds: u64,
         /// Put this `llm` binary into the hosts instead of building it.
         #[arg(long, value_name = "FILE")]

@@ -6,8 +6,8 @@
 
 pub mod frame;
 pub mod log;
-pub mod packed;
 pub mod messages;
+pub mod packed;
 pub mod page;
 pub mod replication;
 pub mod ring;
