@@ -58,7 +58,7 @@ impl Input {
             for record in pfns.chunks(RECORD) {
                 writer.pages(record.iter().map(|&pfn| (pfn as u64, page(pfn))));
             }
-            let context: Vec<u8> = (0..CONTEXT).map(|i| (i as u64 * input.epochs >> 5) as u8).collect();
+            let context: Vec<u8> = (0..CONTEXT).map(|i| ((i as u64 * input.epochs) >> 5) as u8).collect();
             let epoch = writer.epoch_end(&context, None).take();
             digest.update(&epoch);
             input.file.write_all(&epoch)?;
