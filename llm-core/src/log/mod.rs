@@ -40,7 +40,7 @@ mod tests;
 pub use cursor::{Cursor, Records, records};
 pub use error::{LogError, LogReason};
 pub use note::{Carry, Cut, Note, NoteError};
-pub use packed::{MAX_SMALL, Packer, SLOTS, Unpacker};
+pub use packed::{MAX_SMALL, Packer, SEAL, SLOTS, Unpacked, Unpacker};
 pub use writer::{AppendError, LogWriter};
 
 use crate::time::Instant;

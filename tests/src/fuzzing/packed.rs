@@ -1,6 +1,8 @@
 //! The unpacker of log records on any bytes, and on packed records that were damaged.
 
-use llm_core::log::{Entry, Flags, LogError, MAX_SMALL, Packer, Record, RecordKind, Unpacker};
+use llm_core::log::{
+    Entry, Flags, LogError, MAX_SMALL, Packer, Record, RecordKind, SEAL, Unpacked, Unpacker,
+};
 use llm_core::time::Instant;
 
 use super::Input;
@@ -46,30 +48,40 @@ impl Owned {
 }
 
 /// Reading piece by piece finds what reading the whole finds; and what was found can be packed again.
-fn check(bytes: &[u8], piece: usize) -> (Vec<Owned>, Option<LogError>) {
+fn check(bytes: &[u8], piece: usize) -> Found {
     let whole = unpack(bytes, bytes.len().max(1));
     assert_eq!(whole, unpack(bytes, piece));
-    for pair in whole.0.windows(2) {
+    for pair in whole.found.windows(2) {
         assert_eq!(pair[1].lsn, pair[0].lsn + 1);
         assert!(pair[1].epoch >= pair[0].epoch);
     }
-    assert_eq!(unpack(&pack(&whole.0), piece), (whole.0.clone(), None));
+    let again = unpack(&pack(&whole.found), piece);
+    assert_eq!((&again.found, again.sealed, again.error), (&whole.found, whole.found.len(), None));
     whole
 }
 
-fn unpack(bytes: &[u8], piece: usize) -> (Vec<Owned>, Option<LogError>) {
+/// What was found, how much of it is sealed, and what ended it.
+#[derive(Debug, PartialEq)]
+struct Found {
+    found: Vec<Owned>,
+    sealed: usize,
+    error: Option<LogError>,
+}
+
+fn unpack(bytes: &[u8], piece: usize) -> Found {
     let mut unpacker = Box::new(Unpacker::new());
-    let (mut found, mut done, mut have) = (Vec::new(), 0, 0);
+    let (mut found, mut sealed, mut done, mut have) = (Vec::new(), 0, 0, 0);
     loop {
         let mut rest = &bytes[done..have];
         loop {
             let before = rest.len();
             match unpacker.take(&mut rest) {
-                Ok(Some(record)) => found.push(Owned::of(&record)),
+                Ok(Some(Unpacked::Record(record))) => found.push(Owned::of(&record)),
+                Ok(Some(Unpacked::Seal)) => sealed = found.len(),
                 Ok(None) => break,
                 Err(error) => {
                     assert_eq!(error.offset, (have - before) as u64);
-                    return (found, Some(error));
+                    return Found { found, sealed, error: Some(error) };
                 }
             }
             assert!(rest.len() < before, "nothing was taken");
@@ -77,18 +89,24 @@ fn unpack(bytes: &[u8], piece: usize) -> (Vec<Owned>, Option<LogError>) {
         done = have - rest.len();
         assert_eq!(unpacker.offset(), done as u64);
         if have == bytes.len() {
-            return (found, None);
+            return Found { found, sealed, error: None };
         }
         have = bytes.len().min(have + piece);
     }
 }
 
+/// With a seal behind every few of them, and at the end.
 fn pack(records: &[Owned]) -> Vec<u8> {
     let mut packer = Box::new(Packer::new());
     let mut all = Vec::new();
-    for record in records {
-        let mut out = vec![0; MAX_SMALL.max(42 + record.packet.len())];
-        let len = packer.pack(&record.record(), &mut out).expect("room");
+    for few in records.chunks(3) {
+        for record in few {
+            let mut out = vec![0; MAX_SMALL.max(42 + record.packet.len())];
+            let len = packer.pack(&record.record(), &mut out).expect("room");
+            all.extend(&out[..len]);
+        }
+        let mut out = [0; SEAL];
+        let len = packer.seal(&mut out).expect("room");
         all.extend(&out[..len]);
     }
     all
@@ -115,13 +133,14 @@ fn built(input: &mut Input<'_>, piece: usize) {
         lsn += 1;
     }
     let mut bytes = pack(&records);
-    assert_eq!(check(&bytes, piece), (records.clone(), None));
+    let whole = check(&bytes, piece);
+    assert_eq!((&whole.found, whole.sealed, whole.error), (&records, records.len(), None));
     if bytes.is_empty() {
         return;
     }
-    // Whatever one flipped bit hits, nothing comes out that did not go in.
+    // Whatever one flipped bit hits, nothing that did not go in is sealed.
     let at = (damage >> 3) as usize % bytes.len();
     bytes[at] ^= 1 << (damage & 7);
-    let (found, _) = check(&bytes, piece);
-    assert!(found.len() <= records.len() && found.iter().zip(&records).all(|(a, b)| a == b));
+    let damaged = check(&bytes, piece);
+    assert!(damaged.sealed <= records.len() && damaged.found[..damaged.sealed] == records[..damaged.sealed]);
 }

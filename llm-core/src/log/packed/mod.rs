@@ -7,8 +7,10 @@
 //! Both remember the same as long as every packed record is unpacked once and in order. So a session of its own begins with new ones at both
 //! ends, and a broken connection goes on where the receiver is, by the numbers of frames, as all data of a session does.
 //!
+//! Small records have no check of their own: a *seal* behind a number of them has one of what both ends remember, and nothing before it counts until the seal is taken.
+//!
 //! ```
-//! use llm_core::log::{Entry, Flags, MAX_SMALL, Packer, Record, RecordKind, Unpacker};
+//! use llm_core::log::{Entry, Flags, MAX_SMALL, Packer, Record, RecordKind, SEAL, Unpacked, Unpacker};
 //! use llm_core::time::Instant;
 //!
 //! let (mut packer, mut unpacker) = (Box::new(Packer::new()), Box::new(Unpacker::new()));
@@ -17,14 +19,19 @@
 //!     packet[60] += 1;
 //!     let (kind, flags, time) = (RecordKind::Input, Flags::NONE, Instant::from_nanos(lsn));
 //!     let record = Record { lsn, entry: Entry { kind, epoch: 4, time, vif: 0, flags, packet: &packet } };
-//!     let mut out = [0; MAX_SMALL];
+//!     let mut out = [0; MAX_SMALL + SEAL];
 //!     let len = packer.pack(&record, &mut out)?;
-//!     assert_eq!(len, if lsn == 1 { 106 } else { 14 });
-//!     assert_eq!(unpacker.take(&mut &out[..len])?, Some(record));
+//!     assert_eq!(len, if lsn == 1 { 106 } else { 12 });
+//!     let len = len + packer.seal(&mut out[len..])?;
+//!     let mut bytes = &out[..len];
+//!     assert_eq!(unpacker.take(&mut bytes)?, Some(Unpacked::Record(record)));
+//!     assert_eq!(unpacker.take(&mut bytes)?, Some(Unpacked::Seal));
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod check;
+mod lanes;
 mod pack;
 mod unpack;
 
@@ -32,10 +39,9 @@ mod unpack;
 mod tests;
 
 pub use pack::Packer;
-pub use unpack::Unpacker;
+pub use unpack::{Unpacked, Unpacker};
 
 use super::{Entry, Flags, HEADER, RecordKind};
-use crate::checksum::digest;
 
 /// Packets that each end remembers.
 pub const SLOTS: usize = 256;
@@ -44,26 +50,34 @@ pub const SLOTS: usize = 256;
 /// within this room.
 pub const MAX_SMALL: usize = WHOLE_HEAD + HEADER + MAX;
 
-// The last word's bytes are written with up to seven others behind them.
-const _: () = assert!(DIFFERENCE_HEAD + WORDS + MAX + WORD <= MAX_SMALL);
+/// Bytes of a seal.
+pub const SEAL: usize = 9;
+
+// The longest difference, and lanes that are written for nothing.
+const _: () = assert!(DIFFERENCE_HEAD + size_of::<u64>() + MAX + LANE * UNROLLED <= MAX_SMALL);
 
 /// First byte of a record that goes whole.
 const WHOLE: u8 = 0;
+/// First byte of a seal.
+const SEALED: u8 = 1;
 /// Bytes ahead of a whole record: that one, and a slot.
 const WHOLE_HEAD: usize = 2;
-/// Bytes ahead of a difference's codes: length, slot, time, check, and a bit for each word.
-const DIFFERENCE_HEAD: usize = 12;
+/// Bytes ahead of a difference's bits: length, slot and time.
+const DIFFERENCE_HEAD: usize = 6;
 
-/// Bytes of a word, and words of a slot.
-const WORD: usize = 8;
-const WORDS: usize = MAX / WORD;
+/// Bytes that change together. The fields of headers have two, or four of which often the lower ones change.
+const LANE: usize = 2;
+/// Lanes of a slot.
+const LANES: usize = MAX / LANE;
+/// Lanes that are written without a branch between them.
+const UNROLLED: usize = 4;
+/// Bytes that a byte of the bits is for.
+const BLOCK: usize = 16;
 /// Least and most bytes of a packet that is remembered.
 const MIN: usize = 64;
 const MAX: usize = 128;
 
-type Words = [u64; WORDS];
-
-/// A packet that is remembered, with zeros behind it.
+/// A packet that is remembered, and behind it what was there before.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     bytes: [u8; MAX],
@@ -73,10 +87,24 @@ struct Slot {
 
 impl Slot {
     const EMPTY: Self = Self { bytes: [0; MAX], vif: 0, flags: Flags::NONE };
+
+    /// Remembers a small packet.
+    #[inline(always)]
+    fn put(&mut self, packet: &[u8]) {
+        // Two copies of a fixed length, which overlap: cheaper than one of any length.
+        if let (Some(first), Some(last)) = (packet.first_chunk::<MIN>(), packet.last_chunk::<MIN>())
+            && let Some(to) = self.bytes.get_mut(packet.len() - MIN..packet.len())
+        {
+            to.copy_from_slice(last);
+            if let Some(to) = self.bytes.first_chunk_mut() {
+                *to = *first;
+            }
+        }
+    }
 }
 
 /// What a difference leaves out, of the record before.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Last {
     lsn: u64,
     epoch: u64,
@@ -84,48 +112,15 @@ struct Last {
 }
 
 /// Whether a record is remembered.
+#[inline]
 fn is_small(entry: &Entry<'_>) -> bool {
     entry.kind == RecordKind::Input && (MIN..=MAX).contains(&entry.packet.len())
 }
 
-/// A small packet with zeros behind it; `None` if it is not small.
+/// Bytes of the bits that tell which lanes of a packet of `len` bytes are changed.
 #[inline]
-fn padded(packet: &[u8]) -> Option<[u8; MAX]> {
-    let mut bytes = [0; MAX];
-    // Two copies of a fixed length, which overlap: cheaper than one of any length.
-    *bytes.first_chunk_mut::<MIN>()? = *packet.first_chunk()?;
-    let tail = packet.last_chunk::<MIN>()?;
-    bytes.get_mut(packet.len() - MIN..packet.len())?.copy_from_slice(tail);
-    Some(bytes)
-}
-
-#[inline]
-fn words(bytes: &[u8; MAX]) -> Words {
-    let mut words = [0; WORDS];
-    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<WORD>().0) {
-        *word = u64::from_le_bytes(*bytes);
-    }
-    words
-}
-
-/// The words of a remembered packet, with zeros from `len` on: so it is before a packet of that length is made of it.
-#[inline]
-fn base(slot: &Slot, len: usize) -> Words {
-    let mut words = words(&slot.bytes);
-    for (i, word) in words.iter_mut().enumerate().skip(MIN / WORD) {
-        let kept = len.saturating_sub(WORD * i).min(WORD);
-        *word &= u64::MAX.unbounded_shr(64 - 8 * low(kept));
-    }
-    words
-}
-
-/// Finds ends that no longer remember the same.
-#[inline]
-fn check(slot: &Slot, len: usize, lsn: u64, time: u64) -> u32 {
-    let small = len as u64 | u64::from(slot.flags.bits()) << 8 | u64::from(slot.vif) << 16;
-    let sum = digest(&slot.bytes).wrapping_add(lsn).wrapping_add(time).wrapping_add(small);
-    let [a, b, c, d, ..] = sum.to_le_bytes();
-    u32::from_le_bytes([a, b, c, d])
+const fn mask_bytes(len: usize) -> usize {
+    len.div_ceil(BLOCK)
 }
 
 /// Of what is below 256.
@@ -133,4 +128,11 @@ fn check(slot: &Slot, len: usize, lsn: u64, time: u64) -> u32 {
 #[allow(clippy::cast_possible_truncation, reason = "it is below 256")]
 const fn low(n: usize) -> u32 {
     n as u32
+}
+
+/// The length of a small packet as its byte.
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "it is at most 128")]
+const fn number_of(len: usize) -> u8 {
+    len as u8
 }

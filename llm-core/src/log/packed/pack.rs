@@ -2,9 +2,11 @@
 
 use super::super::writer::{AppendError, LogWriter};
 use super::super::{Flags, Record};
+use super::check::Check;
+use super::lanes::changed;
 use super::{
-    DIFFERENCE_HEAD, Last, MAX, MAX_SMALL, SLOTS, Slot, WHOLE, WHOLE_HEAD, WORD, WORDS, base, check,
-    is_small, padded, words,
+    DIFFERENCE_HEAD, LANE, LANES, Last, MAX_SMALL, SEAL, SEALED, SLOTS, Slot, UNROLLED, WHOLE, WHOLE_HEAD,
+    is_small, mask_bytes, number_of,
 };
 
 /// Packs records, one after the other.
@@ -12,6 +14,7 @@ use super::{
 pub struct Packer {
     slots: [Slot; SLOTS],
     last: Option<Last>,
+    check: Check,
 }
 
 impl Default for Packer {
@@ -24,7 +27,7 @@ impl Packer {
     /// Remembers nothing yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { slots: [Slot::EMPTY; SLOTS], last: None }
+        Self { slots: [Slot::EMPTY; SLOTS], last: None, check: Check::new() }
     }
 
     /// Writes a record to the front of `out`, packed, and returns its bytes. It asks for a
@@ -33,31 +36,52 @@ impl Packer {
     /// # Errors
     ///
     /// There is no room, or the packet is too long. Nothing is remembered of it.
+    #[inline]
     pub fn pack(&mut self, record: &Record<'_>, out: &mut [u8]) -> Result<usize, AppendError> {
         let Record { lsn, entry } = record;
         let last = Last { lsn: *lsn, epoch: entry.epoch, time: entry.time.as_nanos() };
-        let small = if is_small(entry) { padded(entry.packet) } else { None };
-        let Some(bytes) = small else {
+        if !is_small(entry) {
             let len = whole(record, 0, out)?;
             self.last = Some(last);
             return Ok(len);
-        };
-        let number = slot_of(&bytes, entry.flags);
-        let Some(slot) = self.slots.get_mut(usize::from(number)) else { return Err(AppendError::Full) };
-        let room = out.first_chunk_mut().ok_or(AppendError::Full)?;
-        let new = Slot { bytes, vif: entry.vif, flags: entry.flags };
+        }
+        let room: &mut [u8; MAX_SMALL] = out.first_chunk_mut().ok_or(AppendError::Full)?;
+        let len = number_of(entry.packet.len());
+        let number = slot_of(entry.packet, entry.flags);
+        self.check.settle(&self.slots);
+        let slot = &mut self.slots[usize::from(number)];
         let passed = self.last.and_then(|before| follows(&before, &last));
-        let len = match passed {
-            Some(passed) if slot.vif == entry.vif && slot.flags == entry.flags => {
-                let len = entry.packet.len();
-                let check = check(&new, len, *lsn, last.time);
-                difference(slot, &new.bytes, len, [number_of(len), number], passed, check, room)
+        let as_before = slot.vif == entry.vif && slot.flags == entry.flags;
+        let packed = match passed {
+            Some(passed) if as_before => {
+                let [t0, t1, t2, t3] = passed.to_le_bytes();
+                *room.first_chunk_mut().ok_or(AppendError::Full)? = [len, number, t0, t1, t2, t3];
+                difference(slot, entry.packet, room)
             }
-            _ => whole(record, number, out)?,
+            _ => {
+                let packed = whole(record, number, room)?;
+                (slot.vif, slot.flags) = (entry.vif, entry.flags);
+                slot.put(entry.packet);
+                packed
+            }
         };
-        *slot = new;
+        self.check.add(number, len);
         self.last = Some(last);
-        Ok(len)
+        Ok(packed)
+    }
+
+    /// Writes a seal of all records so far to the front of `out`, and returns its bytes, which are [`SEAL`].
+    ///
+    /// # Errors
+    ///
+    /// There is no room.
+    pub fn seal(&self, out: &mut [u8]) -> Result<usize, AppendError> {
+        let Some(([kind, check @ ..], _)) = out.split_first_chunk_mut::<SEAL>() else {
+            return Err(AppendError::Full);
+        };
+        *kind = SEALED;
+        *check = self.check.value(&self.slots, self.last.as_ref()).to_le_bytes();
+        Ok(SEAL)
     }
 }
 
@@ -76,59 +100,36 @@ fn whole(record: &Record<'_>, slot: u8, out: &mut [u8]) -> Result<usize, AppendE
     Ok(WHOLE_HEAD + writer.finish())
 }
 
-/// The length of a small packet, as its first byte.
-#[inline]
-#[allow(clippy::cast_possible_truncation, reason = "it is at most 128")]
-const fn number_of(len: usize) -> u8 {
-    len as u8
-}
-
-/// Writes what is changed in the remembered packet.
-#[inline]
-fn difference(
-    slot: &Slot,
-    bytes: &[u8; MAX],
-    len: usize,
-    head: [u8; 2],
-    passed: u32,
-    check: u32,
-    out: &mut [u8; MAX_SMALL],
-) -> usize {
-    let (old, new) = (base(slot, len), words(bytes));
-    let (mut differ, mut changed) = ([0; WORDS], 0_u16);
-    for (i, differ) in differ.iter_mut().enumerate() {
-        *differ = old[i] ^ new[i];
-        changed |= u16::from(*differ != 0) << i;
+/// Puts a packet into its slot, and writes behind a difference's head which lanes are changed, and these.
+/// Returns the bytes of the whole.
+#[inline(always)]
+fn difference(slot: &mut Slot, packet: &[u8], out: &mut [u8; MAX_SMALL]) -> usize {
+    // Before the slot changes: a processor waits for what it reads in other pieces than it has just written.
+    let changed = changed(&slot.bytes, packet);
+    slot.put(packet);
+    if let Some(to) = out[DIFFERENCE_HEAD..].first_chunk_mut() {
+        *to = changed.to_le_bytes();
     }
-    out[..2].copy_from_slice(&head);
-    out[2..6].copy_from_slice(&passed.to_le_bytes());
-    out[6..10].copy_from_slice(&check.to_le_bytes());
-    out[10..DIFFERENCE_HEAD].copy_from_slice(&changed.to_le_bytes());
-    let mut code = DIFFERENCE_HEAD;
-    let mut data = code + changed.count_ones() as usize;
+    let start = DIFFERENCE_HEAD + mask_bytes(packet.len());
+    let from: &[[u8; LANE]] = slot.bytes.as_chunks().0;
+    let to = out.get_mut(start..).unwrap_or_default();
     let mut left = changed;
-    while left != 0 {
-        let i = left.trailing_zeros() as usize % WORDS;
-        left &= left.wrapping_sub(1);
-        let start = differ[i].trailing_zeros() / 8;
-        let bytes = 8 - differ[i].leading_zeros() / 8 - start;
-        let [low, ..] = (start | bytes.wrapping_sub(1) << 3).to_le_bytes();
-        // Both are there: a code and at most eight bytes for each of 16 words.
-        if let Some(place) = out.get_mut(code) {
-            *place = low;
+    // What is too much is overwritten by what comes behind.
+    for few in to.as_chunks_mut::<{ LANE * UNROLLED }>().0 {
+        for lane in few.as_chunks_mut().0 {
+            *lane = from[left.trailing_zeros() as usize % LANES];
+            left &= left.wrapping_sub(1);
         }
-        if let Some(place) = out.get_mut(data..data + WORD) {
-            place.copy_from_slice(&(new[i] >> (8 * start)).to_le_bytes());
+        if left == 0 {
+            break;
         }
-        code += 1;
-        data += bytes as usize;
     }
-    data
+    start + LANE * changed.count_ones() as usize
 }
 
 /// Where packets of this flow are remembered. Any place would do, a place of its own packs best.
 #[inline]
-fn slot_of(bytes: &[u8; MAX], flags: Flags) -> u8 {
+fn slot_of(bytes: &[u8], flags: Flags) -> u8 {
     let at = if flags.contains(Flags::VNET_HEADER) { 10 } else { 0 };
     let word =
         |at: usize| bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b));

@@ -15,6 +15,12 @@ fn record(lsn: u64, time: u64, packet: &[u8]) -> Record<'_> {
     Record { lsn, entry: Entry { kind, epoch: 3, time, vif: 2, flags, packet } }
 }
 
+fn seal(packer: &Packer) -> Vec<u8> {
+    let mut out = vec![0; SEAL];
+    assert_eq!(packer.seal(&mut out), Ok(SEAL));
+    out
+}
+
 fn pack(packer: &mut Packer, record: &Record<'_>) -> Vec<u8> {
     let mut out = vec![0; MAX_SMALL.max(WHOLE_HEAD + HEADER + record.entry.packet.len())];
     let len = packer.pack(record, &mut out).expect("room");
@@ -25,6 +31,19 @@ fn pack(packer: &mut Packer, record: &Record<'_>) -> Vec<u8> {
 fn pack_all(records: &[Record<'_>]) -> Vec<Vec<u8>> {
     let mut packer = Box::new(Packer::new());
     records.iter().map(|record| pack(&mut packer, record)).collect()
+}
+
+/// The reason for which the last of these is refused, or a seal of the good ones and `other` behind it.
+fn refused_by(good: &[Vec<u8>], bad: &[u8], seal: &[u8]) -> LogReason {
+    let mut unpacker = Box::new(Unpacker::new());
+    let all = [&good.concat(), bad, seal].concat();
+    let mut rest = all.as_slice();
+    loop {
+        match unpacker.take(&mut rest) {
+            Ok(record) => assert!(record.is_some(), "all was taken"),
+            Err(error) => return error.reason,
+        }
+    }
 }
 
 /// The reason for which the last of these is refused.
@@ -52,12 +71,16 @@ fn documented() -> [Vec<u8>; 2] {
 fn documented_records() {
     let [first, second] = documented();
     let packed = pack_all(&[record(9, 1000, &first), record(10, 1500, &second)]);
-    let bytes = [&packed[0][..], &packed[1]].concat();
+    let mut packer = Box::new(Packer::new());
+    packer.pack(&record(9, 1000, &first), &mut [0; MAX_SMALL]).expect("room");
+    packer.pack(&record(10, 1500, &second), &mut [0; MAX_SMALL]).expect("room");
+    let bytes = [&packed[0][..], &packed[1], &seal(&packer)].concat();
     assert_eq!(bytes, vectors::hex("packed-records"), "{bytes:02x?}");
     let mut unpacker = Box::new(Unpacker::new());
     let mut rest = bytes.as_slice();
-    assert_eq!(unpacker.take(&mut rest), Ok(Some(record(9, 1000, &first))));
-    assert_eq!(unpacker.take(&mut rest), Ok(Some(record(10, 1500, &second))));
+    assert_eq!(unpacker.take(&mut rest), Ok(Some(Unpacked::Record(record(9, 1000, &first)))));
+    assert_eq!(unpacker.take(&mut rest), Ok(Some(Unpacked::Record(record(10, 1500, &second)))));
+    assert_eq!(unpacker.take(&mut rest), Ok(Some(Unpacked::Seal)));
     assert_eq!(unpacker.take(&mut rest), Ok(None));
     assert_eq!(unpacker.offset(), bytes.len() as u64);
 }
@@ -91,7 +114,7 @@ fn what_a_difference_cannot_say_goes_whole() {
     }
     let mut other = first;
     other.lsn = 8;
-    assert_eq!(pack_all(&[first, other])[1].len(), DIFFERENCE_HEAD);
+    assert_eq!(pack_all(&[first, other])[1].len(), DIFFERENCE_HEAD + mask_bytes(70));
 }
 
 #[test]
@@ -121,21 +144,35 @@ fn what_is_malformed_is_refused() {
         bytes.extend([0; 16]);
         bytes
     };
-    for len in [1, 63, 129, 255] {
+    for len in [2, 63, 129, 255] {
         assert_eq!(refused(good, &with(0, len)), LogReason::Difference);
     }
-    // A word that the packet has not, bytes behind its end, bytes behind the word's.
-    assert_eq!(refused(good, &with(11, 0x83)), LogReason::Difference);
-    assert_eq!(refused(good, &with(14, 1 << 3)), LogReason::Difference);
-    assert_eq!(refused(good, &with(12, 7 | 1 << 3)), LogReason::Difference);
-    // Another slot, time, check, data.
-    for at in [1, 2, 6, 15] {
-        assert_eq!(refused(good, &with(at, !difference[at])), LogReason::Checksum);
+    // A lane that a packet of 72 bytes has no part in.
+    let mut beyond = with(0, 72);
+    beyond[10] = 0x1f;
+    assert_eq!(refused(good, &beyond), LogReason::Difference);
+    let mut packer = Box::new(Packer::new());
+    for record in [record(9, 1000, &first), record(10, 1500, &second)] {
+        packer.pack(&record, &mut [0; MAX_SMALL]).expect("room");
     }
+    let sealed = seal(&packer);
+    assert_eq!(sealed.len(), SEAL);
+    // Another length, slot, time, lane, data.
+    for (at, byte) in [(0, 74), (1, 1), (2, 0), (8, 2), (11, 1)] {
+        let mut bytes = difference.clone();
+        assert_ne!(bytes[at], byte);
+        bytes[at] = byte;
+        assert_eq!(
+            refused_by(good, &bytes, &[&[0; 16][..], &sealed].concat()[16..]),
+            LogReason::Checksum,
+            "{at}"
+        );
+    }
+    // The same once more, one less, and another order.
+    assert_eq!(refused_by(&packed, difference, &sealed), LogReason::Checksum);
+    assert_eq!(refused_by(&[], &packed[0], &sealed), LogReason::Checksum);
     // Nothing came before it.
     assert_eq!(refused(&[], difference), LogReason::Difference);
-    // The same once more.
-    assert_eq!(refused(&packed, difference), LogReason::Checksum);
     let mut whole = packed[0].clone();
     whole[20] ^= 1;
     assert_eq!(refused(&[], &whole), LogReason::Checksum);
@@ -161,6 +198,27 @@ fn a_part_of_one_is_none_yet() {
         assert_eq!(unpacker.take(&mut &packed[1][..len]), Ok(None));
     }
     assert!(unpacker.take(&mut &packed[1][..]).is_ok_and(|r| r.is_some()));
+    let mut packer = Box::new(Packer::new());
+    for record in [record(9, 1000, &first), record(10, 1500, &second)] {
+        packer.pack(&record, &mut [0; MAX_SMALL]).expect("room");
+    }
+    let sealed = seal(&packer);
+    for len in 0..SEAL {
+        assert_eq!(unpacker.take(&mut &sealed[..len]), Ok(None));
+    }
+    assert_eq!(unpacker.take(&mut &sealed[..]), Ok(Some(Unpacked::Seal)));
+}
+
+#[test]
+fn a_bit_for_each_changed_lane() {
+    let (first, mut second) = ([5; 128], [5; 128]);
+    // What is ahead of them chooses the slot.
+    for at in 48..128 {
+        second[at] ^= 0x80 >> (at % 8);
+        let packed = pack_all(&[record(1, 1, &first), record(2, 2, &second)]);
+        let bits = packed[1][DIFFERENCE_HEAD..].first_chunk().map(|bits| u64::from_le_bytes(*bits));
+        assert_eq!(bits, Some(u64::MAX >> (63 - at / LANE) >> 24 << 24), "{at}");
+    }
 }
 
 prop_compose! {
@@ -196,9 +254,15 @@ proptest! {
             if *odd == 3 {
                 record.entry.kind = RecordKind::Note;
             }
-            let bytes = pack(&mut packer, &record);
+            let mut bytes = pack(&mut packer, &record);
+            if *odd > 8 {
+                bytes.extend(seal(&packer));
+            }
             let mut rest = bytes.as_slice();
-            prop_assert_eq!(unpacker.take(&mut rest), Ok(Some(record)));
+            prop_assert_eq!(unpacker.take(&mut rest), Ok(Some(Unpacked::Record(record))));
+            if *odd > 8 {
+                prop_assert_eq!(unpacker.take(&mut rest), Ok(Some(Unpacked::Seal)));
+            }
             prop_assert!(rest.is_empty());
         }
     }

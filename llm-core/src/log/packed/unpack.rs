@@ -2,11 +2,21 @@
 
 use super::super::cursor::Cursor;
 use super::super::{Entry, HEADER, LogError, LogReason, Record, RecordKind};
+use super::check::Check;
 use super::{
-    DIFFERENCE_HEAD, Last, MAX, MIN, SLOTS, Slot, WHOLE, WHOLE_HEAD, WORD, WORDS, base, check, is_small,
-    padded,
+    DIFFERENCE_HEAD, LANE, LANES, Last, MAX, MIN, SEAL, SEALED, SLOTS, Slot, WHOLE, WHOLE_HEAD, is_small,
+    low, mask_bytes, number_of,
 };
 use crate::time::Instant;
+
+/// What is taken at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpacked<'a> {
+    /// A record, which does not count until the next seal: it may have become another one on the way.
+    Record(Record<'a>),
+    /// All records so far are as they were packed.
+    Seal,
+}
 
 /// Unpacks what a [`Packer`](super::Packer) has packed, all of it, once and in order.
 #[derive(Clone, Debug)]
@@ -15,6 +25,7 @@ pub struct Unpacker {
     /// Of the records, not of their packed form.
     cursor: Cursor,
     last: Option<Last>,
+    check: Check,
     /// Packed bytes taken.
     offset: u64,
 }
@@ -29,122 +40,125 @@ impl Unpacker {
     /// Remembers nothing yet; the first record may have any number.
     #[must_use]
     pub const fn new() -> Self {
-        Self { slots: [Slot::EMPTY; SLOTS], cursor: Cursor::new(None), last: None, offset: 0 }
+        Self {
+            slots: [Slot::EMPTY; SLOTS],
+            cursor: Cursor::new(None),
+            last: None,
+            check: Check::new(),
+            offset: 0,
+        }
     }
 
-    /// Packed bytes taken so far.
+    /// Packed bytes taken so far, seals included.
     #[must_use]
     pub const fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Takes the packed record at the front of `bytes`, and shortens `bytes` by it.
-    /// `Ok(None)`, and nothing taken, if no whole one is there: call again with more bytes behind.
+    /// Takes what is at the front of `bytes`, and shortens `bytes` by it.
+    /// `Ok(None)`, and nothing taken, if it is not whole: call again with more bytes behind.
     ///
     /// # Errors
     ///
-    /// The record is bad or does not continue the log; the offset is that in the packed bytes. Nothing is taken. The log ends here.
-    pub fn take<'a, 'b: 'a>(&'a mut self, bytes: &mut &'b [u8]) -> Result<Option<Record<'a>>, LogError> {
-        let Some((head, behind)) = bytes.split_first_chunk::<WHOLE_HEAD>() else { return Ok(None) };
-        let [len, number] = *head;
-        if len != WHOLE {
-            let done = self.difference(len.into(), number, bytes)?;
-            let Some((record, taken)) = done else { return Ok(None) };
-            *bytes = bytes.get(taken..).unwrap_or_default();
-            return Ok(Some(record));
+    /// The record is bad or does not continue the log, or a seal does not fit; the offset is that in the packed bytes.
+    /// The log ends here, at the last seal.
+    #[inline]
+    pub fn take<'a, 'b: 'a>(&'a mut self, bytes: &mut &'b [u8]) -> Result<Option<Unpacked<'a>>, LogError> {
+        match bytes.first() {
+            None => Ok(None),
+            Some(&SEALED) => self.seal(bytes),
+            Some(&WHOLE) => Ok(self.whole(bytes)?.map(Unpacked::Record)),
+            Some(_) => Ok(self.difference(bytes)?.map(Unpacked::Record)),
         }
+    }
+
+    fn seal(&mut self, bytes: &mut &[u8]) -> Result<Option<Unpacked<'static>>, LogError> {
+        let Some(([_, check @ ..], rest)) = bytes.split_first_chunk::<SEAL>() else { return Ok(None) };
+        if u64::from_le_bytes(*check) != self.check.value(&self.slots, self.last.as_ref()) {
+            return Err(LogError { offset: self.offset, reason: LogReason::Checksum });
+        }
+        self.offset = self.offset.saturating_add(SEAL as u64);
+        *bytes = rest;
+        Ok(Some(Unpacked::Seal))
+    }
+
+    fn whole<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Record<'a>>, LogError> {
+        let Some(([_, number], behind)) = bytes.split_first_chunk::<WHOLE_HEAD>() else { return Ok(None) };
         let mut rest = behind;
         let taken = self.cursor.take(&mut rest).map_err(|error| LogError { offset: self.offset, ..error })?;
         let Some(record) = taken else { return Ok(None) };
         let entry = &record.entry;
-        if is_small(entry)
-            && let Some(bytes) = padded(entry.packet)
-            && let Some(slot) = self.slots.get_mut(usize::from(number))
-        {
-            *slot = Slot { bytes, vif: entry.vif, flags: entry.flags };
-        } else if number != 0 {
+        let last = Last { lsn: record.lsn, epoch: entry.epoch, time: entry.time.as_nanos() };
+        if is_small(entry) {
+            self.check.settle(&self.slots);
+            let slot = &mut self.slots[usize::from(*number)];
+            (slot.vif, slot.flags) = (entry.vif, entry.flags);
+            slot.put(entry.packet);
+            self.check.add(*number, number_of(entry.packet.len()));
+        } else if *number != 0 {
             return Err(LogError { offset: self.offset, reason: LogReason::Difference });
         }
-        self.last = Some(Last { lsn: record.lsn, epoch: entry.epoch, time: entry.time.as_nanos() });
+        self.last = Some(last);
         self.offset = self.offset.saturating_add((WHOLE_HEAD + HEADER + entry.packet.len()) as u64);
         *bytes = rest;
         Ok(Some(record))
     }
 
-    /// The record, and its packed bytes.
-    fn difference(
-        &mut self,
-        len: usize,
-        number: u8,
-        bytes: &[u8],
-    ) -> Result<Option<(Record<'_>, usize)>, LogError> {
+    #[inline]
+    fn difference(&mut self, bytes: &mut &[u8]) -> Result<Option<Record<'_>>, LogError> {
         let error = |reason| LogError { offset: self.offset, reason };
-        let (Some(last), MIN..=MAX) = (self.last, len) else { return Err(error(LogReason::Difference)) };
-        let Some((head, behind)) = bytes.split_first_chunk::<DIFFERENCE_HEAD>() else { return Ok(None) };
-        let [_, _, t0, t1, t2, t3, c0, c1, c2, c3, m0, m1] = *head;
-        let changed = u16::from_le_bytes([m0, m1]);
-        let Some((codes, data)) = behind.split_at_checked(changed.count_ones() as usize) else {
+        let Some((&[len, number, t0, t1, t2, t3], behind)) = bytes.split_first_chunk::<DIFFERENCE_HEAD>()
+        else {
             return Ok(None);
         };
-        let Some(slot) = self.slots.get_mut(usize::from(number)) else {
+        let bytes_len = usize::from(len);
+        let (Some(last), MIN..=MAX) = (self.last, bytes_len) else {
             return Err(error(LogReason::Difference));
         };
-        let Some((made, used)) = apply(base(slot, len), len, changed, codes, data).map_err(error)? else {
-            return Ok(None);
-        };
+        let Some((changed, lanes)) = changed(behind, mask_bytes(bytes_len)) else { return Ok(None) };
+        if changed.unbounded_shr(low(bytes_len.div_ceil(LANE))) != 0 {
+            return Err(error(LogReason::Difference));
+        }
+        let count = changed.count_ones() as usize;
+        let Some((lanes, rest)) = lanes.split_at_checked(LANE * count) else { return Ok(None) };
         let passed = u32::from_le_bytes([t0, t1, t2, t3]);
         let time = last.time.checked_add(passed.into()).ok_or_else(|| error(LogReason::Difference))?;
         let lsn = last.lsn.checked_add(1).ok_or_else(|| error(LogReason::LsnExhausted))?;
-        let made = Slot { bytes: made, ..*slot };
-        if check(&made, len, lsn, time) != u32::from_le_bytes([c0, c1, c2, c3]) {
-            return Err(error(LogReason::Checksum));
-        }
-        *slot = made;
+
+        let last = Last { lsn, time, ..last };
+        self.check.settle(&self.slots);
+        let slot = &mut self.slots[usize::from(number)];
+        apply(&mut slot.bytes, changed, lanes);
+        self.check.add(number, len);
         self.cursor.follow(lsn);
-        self.last = Some(Last { lsn, time, ..last });
-        let taken = DIFFERENCE_HEAD + codes.len() + used;
-        self.offset = self.offset.saturating_add(taken as u64);
-        let Slot { bytes, vif, flags } = slot;
-        let packet = bytes.get(..len).unwrap_or_default();
+        self.last = Some(last);
+        self.offset = self.offset.saturating_add((bytes.len() - rest.len()) as u64);
+        *bytes = rest;
+        let Slot { bytes: made, vif, flags } = slot;
+        let packet = made.get(..bytes_len).unwrap_or_default();
         let (kind, time) = (RecordKind::Input, Instant::from_nanos(time));
         let entry = Entry { kind, epoch: last.epoch, time, vif: *vif, flags: *flags, packet };
-        Ok(Some((Record { lsn, entry }, taken)))
+        Ok(Some(Record { lsn, entry }))
     }
 }
 
-/// What the difference makes of `words`, and the bytes of data that it took; `None` if there are fewer.
-#[inline]
-fn apply(
-    mut words: [u64; WORDS],
-    len: usize,
-    changed: u16,
-    codes: &[u8],
-    data: &[u8],
-) -> Result<Option<([u8; MAX], usize)>, LogReason> {
-    let (mut left, mut at) = (changed, 0);
-    for code in codes {
-        let i = left.trailing_zeros() as usize % WORDS;
-        left &= left.wrapping_sub(1);
-        let (start, count) = (usize::from(code & 7), usize::from(code >> 3) + 1);
-        if start + count > WORD || WORD * i + start + count > len {
-            return Err(LogReason::Difference);
-        }
-        let rest = data.get(at..).unwrap_or_default();
-        let new = match rest.first_chunk::<WORD>() {
-            Some(chunk) => u64::from_le_bytes(*chunk),
-            // The last bytes there are.
-            None => {
-                let Some(found) = rest.get(..count) else { return Ok(None) };
-                found.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
-            }
-        };
-        let mask = (u64::MAX >> (64 - 8 * count)) << (8 * start);
-        words[i] = words[i] & !mask | new << (8 * start) & mask;
-        at += count;
+/// The bits of the first `len` bytes, at most eight, and what is behind these.
+#[inline(always)]
+fn changed(bytes: &[u8], len: usize) -> Option<(u64, &[u8])> {
+    let rest = bytes.get(len..)?;
+    let changed = match bytes.first_chunk() {
+        Some(eight) => u64::from_le_bytes(*eight) & u64::MAX.unbounded_shr(64 - 8 * low(len)),
+        None => bytes.iter().take(len).rev().fold(0, |bits, byte| bits << 8 | u64::from(*byte)),
+    };
+    Some((changed, rest))
+}
+
+/// Puts lanes where the bits of `changed` say, of which there are as many.
+#[inline(always)]
+fn apply(slot: &mut [u8; MAX], mut changed: u64, lanes: &[u8]) {
+    let to: &mut [[u8; LANE]] = slot.as_chunks_mut().0;
+    for lane in lanes.as_chunks().0 {
+        to[changed.trailing_zeros() as usize % LANES] = *lane;
+        changed &= changed.wrapping_sub(1);
     }
-    let mut bytes = [0; MAX];
-    for (to, word) in bytes.as_chunks_mut::<WORD>().0.iter_mut().zip(&words) {
-        *to = word.to_le_bytes();
-    }
-    Ok(Some((bytes, at)))
 }

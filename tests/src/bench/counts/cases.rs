@@ -5,7 +5,7 @@ use std::hint::black_box;
 use llm_core::checksum::digest;
 use llm_core::flow::{Direction, Packet as Parsed, Policy, Tracker, VNET_HEADER};
 use llm_core::frame::{HEADER, Header, Kind, Parser, encode_header};
-use llm_core::log::{Entry, Flags, LogWriter, Packer, Record, RecordKind, Unpacker, records};
+use llm_core::log::{Entry, Flags, LogWriter, Packer, Record, RecordKind, Unpacked, Unpacker, records};
 use llm_core::page::{self, Density, Encoder, Features, MAX_RECORD, PAGE, Page};
 use llm_core::ring::{self, Consumer, Mapped, Producer};
 use llm_core::time::Instant;
@@ -229,7 +229,7 @@ fn pack_log(packets: &[Packet], packer: &mut Packer, buf: &mut [u8]) -> usize {
         let room = buf.get_mut(at..).unwrap_or_default();
         at += packer.pack(&Record { lsn, entry: entry(packet) }, room).unwrap_or(0);
     }
-    at
+    at + packer.seal(buf.get_mut(at..).unwrap_or_default()).unwrap_or(0)
 }
 
 fn log_pack() -> Option<Work> {
@@ -247,7 +247,7 @@ fn log_unpack() -> Option<Work> {
     let pass = move || {
         *unpacker = Unpacker::new();
         let (mut rest, mut bytes) = (buf.as_slice(), 0);
-        while let Ok(Some(record)) = unpacker.take(&mut rest) {
+        while let Ok(Some(Unpacked::Record(record))) = unpacker.take(&mut rest) {
             bytes += black_box(record).entry.packet.len();
         }
         bytes

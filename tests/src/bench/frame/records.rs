@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use llm_core::frame::{Kind, encode_header};
-use llm_core::log::{Entry, Flags, HEADER, LogWriter, Packer, Record, RecordKind, Unpacker, records};
+use llm_core::log::{
+    Entry, Flags, HEADER, LogWriter, Packer, Record, RecordKind, Unpacked, Unpacker, records,
+};
 use llm_core::time::Instant;
 
 use super::clock::{Subject, subject};
@@ -72,7 +74,7 @@ impl Packets {
         for (lsn, entry) in (first..).zip(self.piece(piece)) {
             at += packer.pack(&Record { lsn, entry }, &mut buf[at..]).expect("room");
         }
-        at
+        at + packer.seal(&mut buf[at..]).expect("room")
     }
 
     /// The logs of all pieces.
@@ -152,7 +154,7 @@ pub(super) fn subjects(packets: &Rc<Packets>) -> Vec<Subject> {
                     *unpacker = Unpacker::new();
                 }
                 let (mut rest, mut bytes) = (packed[piece].as_slice(), 0);
-                while let Some(record) = unpacker.take(&mut rest).expect("sound") {
+                while let Some(Unpacked::Record(record)) = unpacker.take(&mut rest).expect("sound") {
                     bytes += black_box(record).entry.packet.len();
                 }
                 bytes
