@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{codec, counts, encoder, frame, llm, packet, ring, stream};
+use super::{codec, counts, encoder, frame, fresh, llm, packet, ring, stream};
 use crate::lab::{self, Llm};
 
 /// What is measured.
@@ -63,6 +63,12 @@ pub enum Command {
         /// How often everything is measured; the best counts.
         #[arg(long, default_value_t = 15)]
         rounds: usize,
+    },
+    /// First copies of guests, as `xl save` writes them: pages that are zero, or equal to one ahead.
+    Fresh {
+        /// What `xl save` wrote.
+        #[arg(required = true, value_name = "FILE")]
+        copies: Vec<PathBuf>,
     },
     /// Instructions of the core's hot paths, held against the committed baseline; installs Valgrind.
     Counts {
@@ -124,6 +130,10 @@ impl Command {
             }
             Self::Frame { corpus, rounds } => {
                 frame::run(&frame::Options { corpus: corpus.clone(), rounds: *rounds })?;
+                Ok(true)
+            }
+            Self::Fresh { copies } => {
+                fresh::run(copies)?;
                 Ok(true)
             }
             Self::Counts { renew } => {
