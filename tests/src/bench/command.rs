@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{codec, counts, encoder, frame, fresh, llm, packet, ring, stream};
+use super::{codec, counts, encoder, frame, fresh, llm, packet, pictures, ring, stream};
 use crate::lab::{self, Llm};
 
 /// What is measured.
@@ -70,6 +70,8 @@ pub enum Command {
         #[arg(required = true, value_name = "FILE")]
         copies: Vec<PathBuf>,
     },
+    /// Pictures of the newest figures of the others, into `docs/pictures`.
+    Pictures,
     /// Instructions of the core's hot paths, held against the committed baseline; installs Valgrind.
     Counts {
         /// Make what is counted the baseline.
@@ -134,6 +136,10 @@ impl Command {
             }
             Self::Fresh { copies } => {
                 fresh::run(copies)?;
+                Ok(true)
+            }
+            Self::Pictures => {
+                pictures::run()?;
                 Ok(true)
             }
             Self::Counts { renew } => {

@@ -16,6 +16,7 @@ pub mod fresh;
 pub mod llm;
 pub mod packet;
 pub mod packets;
+pub mod pictures;
 pub mod ring;
 pub mod stream;
 
