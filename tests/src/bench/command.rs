@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{codec, counts, encoder, frame, llm, packet, ring, stream};
+use super::{codec, counts, encoder, frame, link, llm, packet, ring, stream};
 use crate::lab::{self, Llm};
 
 /// What is measured.
@@ -62,6 +62,27 @@ pub enum Command {
         corpus: Option<PathBuf>,
         /// How often everything is measured; the best counts.
         #[arg(long, default_value_t = 15)]
+        rounds: usize,
+    },
+    /// What is compressed while it waits: checkpoint streams over shaped links; needs root and some minutes.
+    Link {
+        /// Folder with dirty pages of guests, `NAME-x.zst`; without it, a few committed ones are used.
+        #[arg(long, env = "LLM_CORPUS", value_name = "DIR")]
+        corpus: Option<PathBuf>,
+        /// These workloads only.
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
+        /// Rates of the links.
+        #[arg(long, value_name = "RATE", value_parser = link::parse_link, default_values = ["100mbit", "1gbit", "10gbit"])]
+        link: Vec<u64>,
+        /// Epochs of each round.
+        #[arg(long, default_value_t = 50, value_name = "N")]
+        epochs: usize,
+        /// Pages of an epoch.
+        #[arg(long, default_value_t = 2048, value_name = "N")]
+        pages: usize,
+        /// How often everything is measured; all counts.
+        #[arg(long, default_value_t = 2)]
         rounds: usize,
     },
     /// Instructions of the core's hot paths, held against the committed baseline; installs Valgrind.
@@ -124,6 +145,17 @@ impl Command {
             }
             Self::Frame { corpus, rounds } => {
                 frame::run(&frame::Options { corpus: corpus.clone(), rounds: *rounds })?;
+                Ok(true)
+            }
+            Self::Link { corpus, only, link, epochs, pages, rounds } => {
+                link::run(&link::Options {
+                    corpus: corpus.clone(),
+                    only: only.clone(),
+                    links: link.clone(),
+                    epochs: *epochs,
+                    pages: *pages,
+                    rounds: *rounds,
+                })?;
                 Ok(true)
             }
             Self::Counts { renew } => {

@@ -12,6 +12,7 @@ mod corpus;
 pub mod counts;
 pub mod encoder;
 pub mod frame;
+pub mod link;
 pub mod llm;
 pub mod packet;
 pub mod packets;
