@@ -117,6 +117,8 @@ struct Inner {
     closed: bool,
     /// How fast the writer gets rid of data, if somebody wants to know.
     drain: Option<Drain>,
+    /// Bytes that the kernel may hold back of a connection, if that is limited.
+    in_kernel: Option<u32>,
     /// Unsent bytes at which somebody wants to be woken.
     wake_at: Option<u64>,
 }
@@ -143,6 +145,7 @@ impl Outbox {
                 up: false,
                 closed: false,
                 drain: None,
+                in_kernel: None,
                 wake_at: None,
             }),
             ready: Condvar::new(),
@@ -159,6 +162,7 @@ impl Outbox {
         inner.up = true;
         inner.stand_still();
         inner.socket = socket;
+        inner.shorten();
         self.ready.notify_all();
         inner.generation
     }
@@ -277,6 +281,9 @@ impl Outbox {
                 return Some(Outgoing::Data(frame));
             }
             inner.writing = false;
+            if let Some(drain) = &mut inner.drain {
+                drain.idle();
+            }
             inner = self.ready.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
     }

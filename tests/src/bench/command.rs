@@ -53,6 +53,9 @@ pub enum Command {
         /// How often everything is measured; the best counts.
         #[arg(long, default_value_t = 15)]
         rounds: usize,
+        /// This kind of work only, such as `encode` or `second-64`.
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
     },
     /// Frames, checksums and log records, beside others.
     Frame {
@@ -139,8 +142,8 @@ impl Command {
                 let time = Duration::from_secs_f64(*seconds);
                 Ok(ring::run(&ring::Options { name: name.into(), time, rounds: *rounds })?)
             }
-            Self::Codec { corpus, rounds } => {
-                codec::run(&codec::Options { corpus: corpus.clone(), rounds: *rounds })?;
+            Self::Codec { corpus, rounds, only } => {
+                codec::run(&codec::Options { corpus: corpus.clone(), rounds: *rounds, only: only.clone() })?;
                 Ok(true)
             }
             Self::Frame { corpus, rounds } => {

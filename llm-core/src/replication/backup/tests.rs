@@ -335,7 +335,9 @@ fn only_what_both_have_is_agreed_on() {
         let offer = Offer { features: given, ..offer() };
         let mut b = Backup::admit(&hello(Path::Control), Holder::Nobody, &offer, 5, at(0)).unwrap();
         // The same abilities are offered on both paths, whatever came of it.
-        Path::ALL.map(|path| b.handle_hello(&hello(path), at(0)).unwrap());
+        for path in Path::ALL {
+            b.handle_hello(&hello(path), at(0)).unwrap();
+        }
         for (_, message) in sent(&mut b) {
             assert!(matches!(message, Message::Welcome(welcome) if welcome.features == b.features()));
         }

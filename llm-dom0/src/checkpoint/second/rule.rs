@@ -17,10 +17,15 @@ const GAIN: f64 = 1.05;
 /// One in so many chances goes to a method by turns, so that all estimates stay fresh.
 const PROBE: u32 = 24;
 
+/// How much of a stall that was seen is still expected after one look without a run.
+const CALM: f64 = 0.8;
+/// A stall that is longer says no more.
+const STALL_MAX: f64 = 10.0;
+
 /// What is known of a method.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
-    /// Bytes in a second, by the clock on the wall: a processor that has no time is slow.
+    /// Bytes in a second of processor time.
     pub speed: f64,
     /// Bytes out for each byte in.
     pub ratio: f64,
@@ -31,8 +36,10 @@ pub struct Estimate {
 pub struct Plan {
     /// By what.
     pub level: Level,
-    /// Bytes that must be ahead, and as many again for each byte compressed: then it is done before the link gets there.
+    /// Bytes that must be ahead: then it is done before the link gets there.
     pub lead: Lead,
+    /// To know how it does; it need not be the best.
+    pub probe: bool,
 }
 
 /// How much must be ahead of what is compressed.
@@ -50,6 +57,8 @@ pub struct Rule {
     choice: Compress,
     features: u64,
     estimates: [Estimate; Level::ALL.len()],
+    /// Time on the wall for each second of processor time: how busy the processors are with what goes first.
+    stall: f64,
     chances: u32,
 }
 
@@ -57,10 +66,10 @@ impl Rule {
     /// A rule for a choice, and the features that both ends have.
     #[must_use]
     pub fn new(choice: Compress, features: u64) -> Self {
-        // Of a slow machine; samples replace them soon.
-        let guess = |speed| Estimate { speed, ratio: 0.6 };
-        let estimates = [guess(300e6), guess(150e6), guess(80e6)];
-        Self { choice, features: features & choice.features(), estimates, chances: 0 }
+        // What was measured of a compiler's pages on one machine; samples replace it soon.
+        let guess = |speed, ratio| Estimate { speed, ratio };
+        let estimates = [guess(450e6, 0.62), guess(300e6, 0.5), guess(170e6, 0.45)];
+        Self { choice, features: features & choice.features(), estimates, stall: 1.0, chances: 0 }
     }
 
     /// Whether anything may be compressed at all.
@@ -75,17 +84,23 @@ impl Rule {
         self.estimates[level as usize]
     }
 
-    /// `bytes` were compressed to `packed` in `seconds`.
-    pub fn sample(&mut self, level: Level, bytes: usize, packed: usize, seconds: f64) {
+    /// `bytes` were compressed to `packed` in `cpu` seconds of processor time and `wall` seconds on the wall.
+    pub fn sample(&mut self, level: Level, bytes: usize, packed: usize, cpu: f64, wall: f64) {
         let estimate = &mut self.estimates[level as usize];
-        // By time, not by speed: one run that stood still must not be hidden by quick ones.
-        let time = seconds / (bytes.max(1) as f64);
-        estimate.speed = 1.0 / (1.0 / estimate.speed).mul_add(1.0 - WEIGHT, WEIGHT * time.max(1e-12));
-        estimate.ratio += WEIGHT * ((packed as f64 / bytes.max(1) as f64).min(1.0) - estimate.ratio);
+        let bytes = bytes.max(1) as f64;
+        estimate.speed += WEIGHT * (bytes / cpu.max(1e-9) - estimate.speed);
+        estimate.ratio += WEIGHT * ((packed as f64 / bytes).min(1.0) - estimate.ratio);
+        self.stall += WEIGHT * ((wall / cpu.max(1e-9)).clamp(1.0, STALL_MAX) - self.stall);
+    }
+
+    /// Nothing was compressed: whatever kept the processors busy may be over.
+    pub fn calm(&mut self) {
+        self.stall = 1.0 + (self.stall - 1.0) * CALM;
     }
 
     /// What to do, if the link drains `link` bytes a second.
     pub fn plan(&mut self, link: f64) -> Option<Plan> {
+        let mut probe = false;
         let level = match self.choice {
             Compress::Never => None,
             Compress::By(Method::Lz4) => Some(Level::Lz4),
@@ -93,16 +108,13 @@ impl Rule {
             Compress::Auto => {
                 self.chances = self.chances.wrapping_add(1);
                 let turn = (self.chances / PROBE) as usize;
-                if self.chances.is_multiple_of(PROBE) {
-                    Level::ALL.get(turn % Level::ALL.len()).copied()
-                } else {
-                    self.best(link)
-                }
+                probe = self.chances.is_multiple_of(PROBE);
+                if probe { Level::ALL.get(turn % Level::ALL.len()).copied() } else { self.best(link) }
             }
         };
         let level = level.filter(|level| level.method().feature() & self.features != 0)?;
-        let each = MARGIN * link / self.estimate(level).speed;
-        Some(Plan { level, lead: Lead { fixed: WAKE * link, each } })
+        let each = MARGIN * link * self.stall / self.estimate(level).speed;
+        Some(Plan { level, lead: Lead { fixed: WAKE * link, each }, probe })
     }
 
     /// The level by which most gets through in a second, if that is more than the link drains.
@@ -111,7 +123,7 @@ impl Rule {
         let through = |level: Level| {
             let Estimate { speed, ratio } = self.estimate(level);
             // While a second's worth is compressed, the link drains what is ahead; and no more than its own rate comes out.
-            let most = (link + speed * (1.0 - ratio)).min(link / ratio.max(0.01));
+            let most = (link + speed / self.stall * (1.0 - ratio)).min(link / ratio.max(0.01));
             // Each byte saved must save the link more time than the backup takes to decompress.
             let pays = (1.0 - ratio) / link > 1.0 / (BACKUP * speed);
             if pays { most } else { 0.0 }
@@ -129,12 +141,16 @@ mod tests {
     /// A rule that knows what was measured of pages of a compiler, on one core.
     fn known(choice: Compress, features: u64) -> Rule {
         let mut rule = Rule::new(choice, features);
-        for _ in 0..50 {
-            rule.sample(Level::Lz4, 100_000, 62_000, 100_000.0 / 530e6);
-            rule.sample(Level::Zstd1, 100_000, 49_000, 100_000.0 / 340e6);
-            rule.sample(Level::Zstd3, 100_000, 45_000, 100_000.0 / 190e6);
-        }
+        (0..50).for_each(|_| sample(&mut rule, 1.0, [0.62, 0.49, 0.45]));
         rule
+    }
+
+    /// A sample of each level; `stall` is time on the wall for each second of processor time.
+    fn sample(rule: &mut Rule, stall: f64, ratios: [f64; 3]) {
+        for ((level, speed), ratio) in Level::ALL.into_iter().zip([530e6, 340e6, 190e6]).zip(ratios) {
+            let cpu = 100_000.0 / speed;
+            rule.sample(level, 100_000, (100_000.0 * ratio) as usize, cpu, cpu * stall);
+        }
     }
 
     fn chosen(rule: &mut Rule, link: f64) -> Option<Level> {
@@ -165,23 +181,24 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_shrink_or_takes_too_long_is_left_alone() {
+    fn what_does_not_shrink_is_left_alone_and_a_busy_processor_needs_more_ahead() {
         let mut rule = known(Compress::Auto, 3);
-        for level in Level::ALL {
-            (0..50).for_each(|_| rule.sample(level, 100_000, 99_000, 1e-4));
-        }
+        (0..50).for_each(|_| sample(&mut rule, 1.0, [0.99; 3]));
         assert_eq!(chosen(&mut rule, 12e6), None, "nothing to gain");
         let mut rule = known(Compress::Auto, 3);
-        for level in Level::ALL {
-            (0..50).for_each(|_| rule.sample(level, 100_000, 50_000, 0.1));
-        }
-        assert_eq!(chosen(&mut rule, 118e6), None, "a processor without time");
+        let needed = |rule: &mut Rule| rule.plan(12e6).map_or(0.0, |plan| plan.lead.each);
+        let calm = needed(&mut rule);
+        (0..50).for_each(|_| sample(&mut rule, 8.0, [0.62, 0.49, 0.45]));
+        let busy = needed(&mut rule);
+        assert!(busy > 5.0 * calm, "a processor without time: {busy} and {calm}");
+        (0..30).for_each(|_| rule.calm());
+        assert!(needed(&mut rule) < 1.1 * calm, "that passes");
     }
 
     #[test]
     fn the_lead_is_longer_than_compressing_takes() {
         let mut rule = known(Compress::Auto, 3);
-        let Plan { level, lead } = rule.plan(118e6).expect("1 Gb/s");
+        let Plan { level, lead, .. } = rule.plan(118e6).expect("1 Gb/s");
         let bytes = 200_000.0;
         let until_sent = (lead.fixed + lead.each * bytes) / 118e6;
         assert!(until_sent > 1.4 * bytes / rule.estimate(level).speed, "{until_sent}");

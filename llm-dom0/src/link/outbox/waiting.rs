@@ -30,8 +30,8 @@ pub struct Run {
 pub enum Found {
     /// These frames.
     Run(Run),
-    /// Nothing: look again when this many bytes wait, but not before.
-    Later(u64),
+    /// Nothing up to the frame of this sequence, the newest there is.
+    Nothing(u64),
     /// The outbox is closed.
     Closed,
 }
@@ -54,9 +54,13 @@ pub struct Wanted {
 }
 
 impl Outbox {
-    /// From now on measures how fast the connection takes what is written. Once; whoever looks for runs needs it.
-    pub fn measure(&self) {
-        self.lock().drain.get_or_insert_default();
+    /// Lets the kernel hold back that many bytes of a connection, this one and later ones, so that frames wait here; and measures
+    /// from now on how fast a connection takes what is written.
+    pub fn keep_short(&self, bytes: u32) {
+        let mut inner = self.lock();
+        inner.drain.get_or_insert_default();
+        inner.in_kernel = Some(bytes);
+        inner.shorten();
     }
 
     /// Bytes that wait to be written, and bytes a second that the connection takes, if both are known.
@@ -84,12 +88,13 @@ impl Outbox {
         done
     }
 
-    /// Waits until `bytes` wait to be written, at most for `most` if that is given; false once the outbox is closed.
+    /// Waits until `bytes` wait to be written and there is a frame behind the one of sequence `behind`; at most for `most`, if that is
+    /// given. False once the outbox is closed.
     #[must_use]
-    pub fn wait_for_backlog(&self, bytes: u64, most: Option<Duration>) -> bool {
+    pub fn wait_for_backlog(&self, bytes: u64, behind: u64, most: Option<Duration>) -> bool {
         let mut inner = self.lock();
         let until = most.map(|most| Instant::now() + most);
-        while !inner.closed && inner.unsent < bytes {
+        while !inner.closed && (inner.unsent < bytes || inner.last_seq <= behind) {
             inner.wake_at = Some(bytes);
             inner = match until.map(|until| until.saturating_duration_since(Instant::now())) {
                 None => self.grown.wait(inner).unwrap_or_else(PoisonError::into_inner),
@@ -103,27 +108,27 @@ impl Outbox {
 }
 
 impl Inner {
+    /// Tells the kernel how much it may hold back.
+    pub(super) fn shorten(&self) {
+        if let (Some(socket), Some(bytes)) = (&self.socket, self.in_kernel)
+            && let Err(error) = socket2::SockRef::from(&**socket).set_tcp_notsent_lowat(bytes)
+        {
+            tracing::debug!(%error, "the kernel takes all that there is to send: little will be compressed");
+        }
+    }
+
     fn find(&self, wanted: &Wanted) -> Found {
         let cursor = self.cursor.unwrap_or(0);
         let mut ahead = 0.0;
         let mut frames = self.data.iter().skip(self.data.partition_point(|frame| frame.end() <= cursor));
-        // The least that would have to wait for any frame to be worth a look.
-        let mut least = f64::MAX;
         let mut run = Run { first: 0, payloads: Vec::new(), bytes: 0, ahead: 0, last: false };
         let fits = |frame: &DataFrame| frame.kind == wanted.kind && frame.payload.len() <= wanted.bytes;
         let first = loop {
-            let Some(frame) = frames.next() else {
-                let more = if least == f64::MAX { self.unsent as f64 } else { least };
-                return Found::Later(more as u64 + 1);
-            };
+            let Some(frame) = frames.next() else { return Found::Nothing(self.last_seq) };
             let len = frame.payload.len() as f64;
-            if frame.seq >= wanted.from && fits(frame) {
-                let needed = wanted.ahead + wanted.ahead_each * len;
-                if ahead >= needed {
-                    break frame;
-                }
-                // The frame behind this one, which may be alike.
-                least = least.min(self.unsent as f64 + needed - ahead);
+            let needed = wanted.ahead + wanted.ahead_each * len;
+            if frame.seq >= wanted.from && fits(frame) && ahead >= needed {
+                break frame;
             }
             ahead += len;
         };
@@ -205,8 +210,8 @@ mod tests {
         assert_eq!(found.payloads.len(), 2);
         let found = run(&outbox, &Wanted { ahead: 150.0, ..ANY });
         assert_eq!(found.first, 4, "110 ahead of the third do not do");
-        assert!(matches!(outbox.find(&Wanted { ahead_each: 9.0, ..ANY }), Found::Later(n) if n > 1210));
-        assert!(matches!(outbox.find(&Wanted { kind: Kind::LOG, ..ANY }), Found::Later(_)));
+        assert!(matches!(outbox.find(&Wanted { ahead_each: 9.0, ..ANY }), Found::Nothing(6)));
+        assert!(matches!(outbox.find(&Wanted { kind: Kind::LOG, ..ANY }), Found::Nothing(6)));
         outbox.close();
         assert!(matches!(outbox.find(&ANY), Found::Closed));
     }
@@ -266,13 +271,14 @@ mod tests {
     #[test]
     fn who_waits_for_a_backlog_is_woken_by_it() {
         let (outbox, _) = outbox(&[100]);
-        assert!(outbox.wait_for_backlog(100, None));
-        assert!(outbox.wait_for_backlog(101, Some(Duration::from_millis(1))), "not for ever");
+        assert!(outbox.wait_for_backlog(100, 0, None));
+        assert!(outbox.wait_for_backlog(101, 0, Some(Duration::from_millis(1))), "not for ever");
+        assert!(outbox.wait_for_backlog(100, 1, Some(Duration::from_millis(1))), "not for ever");
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| outbox.wait_for_backlog(200, None));
+            let waiter = scope.spawn(|| outbox.wait_for_backlog(200, 1, None));
             assert_eq!(outbox.data(Kind::BATCH, vec![0; 100], u64::MAX), Ok(2));
             assert!(waiter.join().expect("a thread"));
-            let later = scope.spawn(|| outbox.wait_for_backlog(1000, None));
+            let later = scope.spawn(|| outbox.wait_for_backlog(1000, 0, None));
             outbox.close();
             assert!(!later.join().expect("a thread"));
         });

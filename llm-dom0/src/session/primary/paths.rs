@@ -11,8 +11,6 @@ use llm_core::replication::{ConnectionId, MESSAGE_MAX, Message, Path};
 use super::PrimaryConfig;
 use super::event::{Event, PathEnd, SessionEvent};
 use super::log::InputLog;
-use super::squeeze;
-use crate::checkpoint::second::Compress;
 use crate::link::{Connection, Incoming, LinkError, Outbox, dial, read_loop};
 
 /// Dials, reads and writes for one session.
@@ -20,7 +18,6 @@ use crate::link::{Connection, Incoming, LinkError, Outbox, dial, read_loop};
 pub(crate) struct Paths {
     session: u64,
     backup: String,
-    compress: Compress,
     outboxes: [Arc<Outbox>; 2],
     open: [Option<(ConnectionId, Connection)>; 2],
     events: Sender<Event>,
@@ -38,8 +35,8 @@ impl Paths {
     ) -> Self {
         let (log, log_limit) = log.map_or((None, 0), |(log, limit)| (Some(log), limit));
         let outboxes = [Arc::new(Outbox::new(log_limit)), Arc::new(Outbox::new(config.buffer_limit))];
-        let (backup, compress) = (config.backup.clone(), config.compress);
-        Self { session, backup, compress, outboxes, open: [None, None], events, log }
+        let backup = config.backup.clone();
+        Self { session, backup, outboxes, open: [None, None], events, log }
     }
 
     /// Where log frames go.
@@ -103,9 +100,6 @@ impl Paths {
         });
         match started {
             Ok(link) => {
-                if connection.path == Path::Bulk {
-                    squeeze::tune(self.compress, &link.stream());
-                }
                 self.open[at] = Some((connection, link));
                 true
             }

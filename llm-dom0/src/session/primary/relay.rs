@@ -38,7 +38,6 @@ pub fn send(from: OwnedFd, to: TcpStream, limits: &Limits) -> Result<Sent, Relay
     // An outbox that has had no frame goes on with the first.
     let _ = bulk.resume(1);
     let stage = Arc::new(SecondStage::default());
-    squeeze::tune(limits.compress, &link.stream());
     squeeze::start(limits.compress, limits.compress.features(), &bulk, &stage)?;
     let (usages, open) = (Usages::default(), Open::default());
     // Ends of epochs that are not committed, and what became of the others.

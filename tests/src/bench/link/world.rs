@@ -9,9 +9,6 @@ use crate::lab::{LabError, Namespace, Result, command::words};
 /// The backup's address.
 const BACKUP: &str = "10.79.0.2";
 const DEVICE: &str = "rep0";
-/// Bytes that the shaper may hold back: a switch's buffer.
-const QUEUE: u64 = 1 << 20;
-
 /// The namespaces. Dropped, they go with the link.
 #[derive(Debug)]
 pub(super) struct World {
@@ -40,7 +37,8 @@ impl World {
             // A bucket of what goes in half a millisecond, and never less than the largest packet that TCP makes.
             let burst = (bits_per_s / 8 / 2000).max(96 << 10);
             lines.extend([p, b].map(|name| {
-                let limit = QUEUE.max(4 * burst);
+                // And a queue of a millisecond: a network card's.
+                let limit = burst + bits_per_s / 8 / 1000;
                 format!(
                     "ip netns exec {name} tc qdisc add dev {DEVICE} root tbf rate {bits_per_s}bit burst {burst} limit {limit}"
                 )
