@@ -52,7 +52,7 @@ pub struct PrimaryStatus {
     pub pages_sent: u64,
     /// Bytes of the checkpoint stream.
     pub bytes_raw: u64,
-    /// Bytes sent for them, headers included.
+    /// Bytes of the batches made of it, before the second stage.
     pub bytes_sent: u64,
     /// Bytes kept until their epoch is committed.
     pub buffered: u64,
