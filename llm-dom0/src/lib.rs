@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod control;
 pub mod embedded;
+mod idle;
 pub mod keptlog;
 pub mod link;
 pub mod messages;

@@ -25,6 +25,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod compressed;
 mod error;
 mod header;
 mod parser;
@@ -32,6 +33,7 @@ mod parser;
 #[cfg(test)]
 mod tests;
 
+pub use compressed::{BATCH_LEN, BATCHES_MAX, CONTENT_MAX, CompressedHead, HeadError, Method};
 pub use error::{FrameError, FrameReason, TooSmall};
 pub use header::{Header, encode_header};
 pub use parser::{Frame, Parser};
@@ -65,6 +67,8 @@ impl Kind {
     pub const EPOCH_END: Self = Self(3);
     /// Records of the input log.
     pub const LOG: Self = Self(4);
+    /// Batches that follow each other, compressed together; see [`CompressedHead`].
+    pub const COMPRESSED: Self = Self(5);
 }
 
 /// Writes a frame to `out`: its header, then its payload.

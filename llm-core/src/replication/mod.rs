@@ -42,14 +42,15 @@ pub use primary::{
 };
 pub use timing::{DETECT_MAX, DETECT_MIN, HEARTBEAT_MIN, INTERVAL_MAX, INTERVAL_MIN, Timing, TimingError};
 
+use crate::frame::Method;
 use serde::{Deserialize, Serialize};
 
 /// Oldest protocol version spoken here.
 pub const PROTOCOL_MIN: u16 = 1;
 /// Newest protocol version spoken here.
 pub const PROTOCOL_MAX: u16 = 1;
-/// Optional abilities offered in Hello. None is defined in version 1.
-pub const FEATURES: u64 = 0;
+/// Optional abilities that are defined: the methods of compressed batches. Each side offers those that it has.
+pub const FEATURES: u64 = Method::Lz4.feature() | Method::Zstd.feature();
 
 /// Number of the first epoch of a session.
 pub const FIRST_EPOCH: u64 = 1;

@@ -8,6 +8,7 @@
 //! | `local` | ... in this process |
 //! | [`offload`] | ... by somebody else, who may fail |
 //! | [`held`] | which pages the backup holds |
+//! | [`second`] | batches that wait for the link, compressed together |
 //! | [`rebuild`] | backup: the batches into the same stream |
 //! | [`tap`] | the pipe, and how many bytes the toolstack has written |
 //! | [`width`] | what the processor can do for the page codec |
@@ -16,6 +17,7 @@ pub mod held;
 mod local;
 pub mod offload;
 pub mod rebuild;
+pub mod second;
 pub mod shadow;
 pub mod stream;
 pub mod tap;

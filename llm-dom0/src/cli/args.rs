@@ -135,6 +135,11 @@ pub(crate) struct ProtectSettings {
     /// The kernel of that domain [default: /usr/lib/llm/llm-stubdom]
     #[arg(long, value_name = "FILE")]
     pub(crate) stubdom_kernel: Option<PathBuf>,
+    /// What to compress while it waits for the link [default: auto]
+    ///
+    /// No checkpoint waits for it, and nothing is compressed unless the backup knows how.
+    #[arg(long, value_enum)]
+    pub(crate) compress: Option<CompressBy>,
     /// Rules for flows, in the configuration file only: the first that fits decides
     #[arg(skip)]
     #[serde(default)]
@@ -166,6 +171,21 @@ pub(crate) enum EncoderKind {
     Dom0,
     /// A domain with the unikernel of LLM
     Stubdom,
+}
+
+/// What is compressed while it waits for the link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum CompressBy {
+    /// By what gets it to the backup soonest; nothing, if nothing does
+    #[default]
+    Auto,
+    /// Nothing
+    None,
+    /// By LZ4, whether it pays or not
+    Lz4,
+    /// By zstd, whether it pays or not
+    Zstd,
 }
 
 /// What the output of some flows waits for: `[[protect.flow]]` in the configuration file.

@@ -5,12 +5,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::checkpoint::second::Compress;
 use llm_core::flow::{Class, Policy, RULES_MAX, Rule, Side, TCP, UDP};
+use llm_core::frame::Method;
 use serde::Deserialize;
 
 use super::args::{
-    BackupSettings, EncoderKind, FlowOutput, FlowRule, FlowWait, Mode, OnBackupLoss, OnDivergence,
-    ProtectSettings, Protocol,
+    BackupSettings, CompressBy, EncoderKind, FlowOutput, FlowRule, FlowWait, Mode, OnBackupLoss,
+    OnDivergence, ProtectSettings, Protocol,
 };
 use crate::units::{Size, Span};
 
@@ -98,6 +100,7 @@ pub(crate) struct ProtectConfig {
     pub(crate) log_limit: u64,
     pub(crate) log_records: u64,
     pub(crate) policy: Policy,
+    pub(crate) compress: Compress,
     /// Kernel of the domain that encodes; none if this process does.
     pub(crate) stubdom: Option<PathBuf>,
     pub(crate) unsafe_disks: bool,
@@ -129,6 +132,12 @@ impl ProtectConfig {
             log_limit: size(given.log_limit, file.log_limit, 64),
             log_records: given.log_records.or(file.log_records).unwrap_or(200_000),
             policy: policy(&file.flow)?,
+            compress: match given.compress.or(file.compress).unwrap_or_default() {
+                CompressBy::Auto => Compress::Auto,
+                CompressBy::None => Compress::Never,
+                CompressBy::Lz4 => Compress::By(Method::Lz4),
+                CompressBy::Zstd => Compress::By(Method::Zstd),
+            },
             stubdom: stubdom(given, file)?,
             unsafe_disks: given.unsafe_disks || file.unsafe_disks,
         };

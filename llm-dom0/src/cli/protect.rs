@@ -202,6 +202,7 @@ fn primary_config(domain: &Domain, config: ProtectConfig) -> Result<PrimaryConfi
         log_limit: config.log_limit,
         log_records: config.log_records,
         policy: config.policy,
+        compress: config.compress,
         encoder: config.stubdom.map(|kernel| {
             let mib = domain.config.b_info.max_memkb.div_ceil(1024);
             EncoderDomain::new(Xl::default(), &name, &kernel, mib, Path::new(control::RUN_DIR))

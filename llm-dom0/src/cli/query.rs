@@ -97,6 +97,14 @@ fn describe_primary(p: &PrimaryStatus, out: &mut String) -> std::fmt::Result {
     if !p.encoder.is_empty() {
         writeln!(out, "  encoder      {}", p.encoder)?;
     }
+    let second = &p.second_stage;
+    if !second.method.is_empty() {
+        writeln!(
+            out,
+            "  compressed   {} bytes as {} bytes ({}), {:.0} ms of processor time",
+            second.bytes_before, second.bytes_after, second.method, second.cpu_ms
+        )?;
+    }
     writeln!(out, "  memory       {} bytes shadow, {} bytes not yet committed", p.shadow_bytes, p.buffered)
 }
 

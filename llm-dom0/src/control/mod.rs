@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use handover::{HandedConnection, take_over_connections};
 pub use status::{
     BackupStatus, EgressStatus, FidelityStatus, LogStatus, PauseSpan, PauseStatus, PrimaryStatus,
-    ReplayStatus, SessionStatus, Status, TakeoverStatus,
+    ReplayStatus, SecondStageStatus, SessionStatus, Status, TakeoverStatus,
 };
 
 /// Sockets and locks of running commands live here.

@@ -52,7 +52,7 @@ pub struct PrimaryStatus {
     pub pages_sent: u64,
     /// Bytes of the checkpoint stream.
     pub bytes_raw: u64,
-    /// Bytes sent for them, headers included.
+    /// Bytes of the batches made of it, before the second stage.
     pub bytes_sent: u64,
     /// Bytes kept until their epoch is committed.
     pub buffered: u64,
@@ -61,6 +61,9 @@ pub struct PrimaryStatus {
     /// Who encodes: `dom0`, `dom0: ` and why not a domain of its own, or `stubdom ` and its name. Empty without a stream.
     #[serde(default)]
     pub encoder: String,
+    /// What was compressed while it waited for the link; all sessions of this process.
+    #[serde(default)]
+    pub second_stage: SecondStageStatus,
     /// Memory of the copy of committed pages in this process, in bytes.
     pub shadow_bytes: u64,
     /// How long the guest was suspended.
@@ -75,6 +78,24 @@ pub struct PrimaryStatus {
     /// The input log; none in mode `remus`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogStatus>,
+}
+
+/// Batches compressed together while they waited for the link.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub struct SecondStageStatus {
+    /// What was used last: `lz4`, `zstd 1`, `zstd 3`; `none` if nothing pays now, `waiting` if nothing had to wait yet. Empty if it is
+    /// switched off, or the backup knows no method that is allowed.
+    pub method: String,
+    /// Frames that were made of batches.
+    pub frames: u64,
+    /// Bytes of these batches.
+    pub bytes_before: u64,
+    /// Bytes of these frames, of which so many are sent instead.
+    pub bytes_after: u64,
+    /// Times that the work was of no use: nothing became shorter, or the link came first.
+    pub in_vain: u64,
+    /// Processor time, in milliseconds.
+    pub cpu_ms: f64,
 }
 
 /// Times that the guest was suspended for a checkpoint, in milliseconds.

@@ -3,7 +3,8 @@
 
 mod connection;
 mod direct;
+mod drain;
 mod outbox;
 
 pub use connection::{Connection, Incoming, LinkError, MAX_PAYLOAD, dial, read_loop, tune};
-pub use outbox::{Closed, DataFrame, Fill, Outbox, Outgoing};
+pub use outbox::{Closed, DataFrame, Fill, Found, Outbox, Outgoing, Run, Wanted};

@@ -12,10 +12,16 @@
 use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use llm_core::frame::{Kind, encode_header};
 
 use super::direct;
+use super::drain::Drain;
+
+mod waiting;
+
+pub use waiting::{Found, Run, Wanted};
 
 /// A data frame: a batch of encoded pages, or the end of an epoch.
 #[derive(Clone, Debug)]
@@ -24,8 +30,17 @@ pub struct DataFrame {
     pub kind: Kind,
     /// Data sequence number of the session; the first is 1.
     pub seq: u64,
+    /// Sequence numbers that it stands for, from `seq` on; more than 1 if batches were compressed together.
+    pub count: u64,
     /// The payload.
     pub payload: Arc<Vec<u8>>,
+}
+
+impl DataFrame {
+    /// The sequence number behind it.
+    fn end(&self) -> u64 {
+        self.seq + self.count
+    }
 }
 
 /// What a connection's writer has to write next.
@@ -71,6 +86,8 @@ pub struct Outbox {
     ready: Condvar,
     /// Room for data, or closed.
     room: Condvar,
+    /// More waits than somebody waits for, or closed.
+    grown: Condvar,
 }
 
 #[derive(Debug)]
@@ -98,6 +115,12 @@ struct Inner {
     generation: u64,
     up: bool,
     closed: bool,
+    /// How fast the writer gets rid of data, if somebody wants to know.
+    drain: Option<Drain>,
+    /// Bytes that the kernel may hold back of a connection, if that is limited.
+    in_kernel: Option<u32>,
+    /// Unsent bytes at which somebody wants to be woken.
+    wake_at: Option<u64>,
 }
 
 impl Outbox {
@@ -121,9 +144,13 @@ impl Outbox {
                 generation: 0,
                 up: false,
                 closed: false,
+                drain: None,
+                in_kernel: None,
+                wake_at: None,
             }),
             ready: Condvar::new(),
             room: Condvar::new(),
+            grown: Condvar::new(),
         }
     }
 
@@ -135,6 +162,7 @@ impl Outbox {
         inner.up = true;
         inner.stand_still();
         inner.socket = socket;
+        inner.shorten();
         self.ready.notify_all();
         inner.generation
     }
@@ -161,7 +189,7 @@ impl Outbox {
             return false;
         }
         inner.cursor = Some(next_seq);
-        inner.unsent = inner.data.iter().filter(|f| f.seq >= next_seq).map(|f| f.payload.len() as u64).sum();
+        inner.unsent = inner.data.iter().filter(|f| f.end() > next_seq).map(|f| f.payload.len() as u64).sum();
         self.ready.notify_all();
         // With nothing left to write there is room, and nobody else would say so.
         self.room.notify_all();
@@ -196,7 +224,7 @@ impl Outbox {
                 inner = self.room.wait(inner).unwrap_or_else(PoisonError::into_inner);
             }
         }
-        inner.push_data(kind, payload, &self.ready)
+        self.push(inner, kind, payload)
     }
 
     /// As [`Outbox::data`], but never waits: for the few bytes that end an epoch,
@@ -205,13 +233,21 @@ impl Outbox {
     /// # Errors
     /// [`Closed`].
     pub fn data_over(&self, kind: Kind, payload: Vec<u8>) -> Result<u64, Closed> {
-        self.lock().push_data(kind, payload, &self.ready)
+        self.push(self.lock(), kind, payload)
+    }
+
+    fn push(&self, mut inner: MutexGuard<'_, Inner>, kind: Kind, payload: Vec<u8>) -> Result<u64, Closed> {
+        let pushed = inner.push_data(kind, payload, &self.ready);
+        if inner.wake_at.is_some_and(|bytes| inner.unsent >= bytes) {
+            self.grown.notify_all();
+        }
+        pushed
     }
 
     /// Forgets all data frames up to and including `seq`.
     pub fn committed(&self, seq: u64) {
         let mut inner = self.lock();
-        while inner.data.front().is_some_and(|f| f.seq <= seq) {
+        while inner.data.front().is_some_and(|f| f.end() <= seq + 1) {
             inner.drop_oldest();
         }
         self.room.notify_all();
@@ -227,6 +263,9 @@ impl Outbox {
                 return None;
             }
             inner.writing = true;
+            if let Some(drain) = &mut inner.drain {
+                drain.end(Instant::now());
+            }
             if !inner.rest.is_empty() {
                 return Some(Outgoing::Rest(std::mem::take(&mut inner.rest)));
             }
@@ -242,6 +281,9 @@ impl Outbox {
                 return Some(Outgoing::Data(frame));
             }
             inner.writing = false;
+            if let Some(drain) = &mut inner.drain {
+                drain.idle();
+            }
             inner = self.ready.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -256,6 +298,7 @@ impl Outbox {
         inner.unsent = 0;
         self.ready.notify_all();
         self.room.notify_all();
+        self.grown.notify_all();
     }
 
     /// How full it is.
@@ -281,9 +324,9 @@ impl Inner {
         self.last_seq += 1;
         self.bytes += payload.len() as u64;
         self.unsent += payload.len() as u64;
-        self.data.push_back(DataFrame { kind, seq: self.last_seq, payload: Arc::new(payload) });
+        self.data.push_back(DataFrame { kind, seq: self.last_seq, count: 1, payload: Arc::new(payload) });
         // What was written may have to be written again, but not at any price.
-        while self.bytes > self.limit && self.data.front().is_some_and(|f| self.cursor > Some(f.seq)) {
+        while self.bytes > self.limit && self.data.front().is_some_and(|f| self.cursor >= Some(f.end())) {
             self.drop_oldest();
         }
         if is_next {
@@ -346,7 +389,7 @@ impl Inner {
         if let Some(frame) = self.data.pop_front() {
             let bytes = frame.payload.len() as u64;
             self.bytes -= bytes;
-            if self.cursor <= Some(frame.seq) {
+            if self.cursor < Some(frame.end()) {
                 self.unsent -= bytes;
             }
         }
@@ -361,15 +404,20 @@ impl Inner {
         self.rest.clear();
         self.socket = None;
         self.writing = false;
+        if let Some(drain) = &mut self.drain {
+            drain.broken();
+        }
     }
 
     fn next_data(&mut self) -> Option<DataFrame> {
         let cursor = self.cursor?;
-        let oldest = self.data.front()?.seq;
-        let at = usize::try_from(cursor.checked_sub(oldest)?).ok()?;
-        let frame = self.data.get(at)?.clone();
-        self.cursor = Some(cursor + 1);
-        self.unsent -= frame.payload.len() as u64;
+        let frame = self.data.get(self.data.partition_point(|f| f.end() <= cursor))?.clone();
+        self.cursor = Some(frame.end());
+        let bytes = frame.payload.len() as u64;
+        self.unsent -= bytes;
+        if let Some(drain) = &mut self.drain {
+            drain.begin(Instant::now(), bytes);
+        }
         Some(frame)
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{codec, counts, encoder, frame, fresh, llm, packet, pictures, ring, stream};
+use super::{codec, counts, encoder, frame, fresh, link, llm, packet, pictures, ring, stream};
 use crate::lab::{self, Llm};
 
 /// What is measured.
@@ -53,6 +53,9 @@ pub enum Command {
         /// How often everything is measured; the best counts.
         #[arg(long, default_value_t = 15)]
         rounds: usize,
+        /// This kind of work only, such as `encode` or `second-64`.
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
     },
     /// Frames, checksums and log records, beside others.
     Frame {
@@ -72,6 +75,27 @@ pub enum Command {
     },
     /// Pictures of the newest figures of the others, into `docs/pictures`.
     Pictures,
+    /// What is compressed while it waits: checkpoint streams over shaped links; needs root and some minutes.
+    Link {
+        /// Folder with dirty pages of guests, `NAME-x.zst`; without it, a few committed ones are used.
+        #[arg(long, env = "LLM_CORPUS", value_name = "DIR")]
+        corpus: Option<PathBuf>,
+        /// These workloads only.
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
+        /// Rates of the links.
+        #[arg(long, value_name = "RATE", value_parser = link::parse_link, default_values = ["100mbit", "1gbit", "10gbit"])]
+        link: Vec<u64>,
+        /// Epochs of each round.
+        #[arg(long, default_value_t = 50, value_name = "N")]
+        epochs: usize,
+        /// Pages of an epoch.
+        #[arg(long, default_value_t = 2048, value_name = "N")]
+        pages: usize,
+        /// How often everything is measured; all counts.
+        #[arg(long, default_value_t = 2)]
+        rounds: usize,
+    },
     /// Instructions of the core's hot paths, held against the committed baseline; installs Valgrind.
     Counts {
         /// Make what is counted the baseline.
@@ -126,8 +150,8 @@ impl Command {
                 let time = Duration::from_secs_f64(*seconds);
                 Ok(ring::run(&ring::Options { name: name.into(), time, rounds: *rounds })?)
             }
-            Self::Codec { corpus, rounds } => {
-                codec::run(&codec::Options { corpus: corpus.clone(), rounds: *rounds })?;
+            Self::Codec { corpus, rounds, only } => {
+                codec::run(&codec::Options { corpus: corpus.clone(), rounds: *rounds, only: only.clone() })?;
                 Ok(true)
             }
             Self::Frame { corpus, rounds } => {
@@ -140,6 +164,17 @@ impl Command {
             }
             Self::Pictures => {
                 pictures::run()?;
+                Ok(true)
+            }
+            Self::Link { corpus, only, link, epochs, pages, rounds } => {
+                link::run(&link::Options {
+                    corpus: corpus.clone(),
+                    only: only.clone(),
+                    links: link.clone(),
+                    epochs: *epochs,
+                    pages: *pages,
+                    rounds: *rounds,
+                })?;
                 Ok(true)
             }
             Self::Counts { renew } => {

@@ -13,6 +13,7 @@ pub mod counts;
 pub mod encoder;
 pub mod frame;
 pub mod fresh;
+pub mod link;
 pub mod llm;
 pub mod packet;
 pub mod packets;

@@ -4,6 +4,7 @@
 //! of `fuzz/corpus` and `fuzz/regressions` without a fuzzer. A body takes any
 //! bytes and panics when something that must always hold does not.
 
+pub mod compressed;
 pub mod frame;
 pub mod log;
 pub mod messages;
@@ -26,6 +27,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("replication_ops", replication::run),
     ("ring_peer", ring::run),
     ("messages", messages::run),
+    ("compressed", compressed::run),
 ];
 
 /// Takes numbers and bytes from the front of an input; zeros when it is used up.

@@ -7,8 +7,8 @@ use super::primary_host::index;
 use super::{Nanos, Side};
 use llm_core::checksum::Digest;
 use llm_core::replication::{
-    Backup, BackupEvent, BackupPhase, Data, EpochEnd, EpochError, Hello, Holder, Message, Mode, ModeSet,
-    Offer, Path, Refusal, TakeOverReason,
+    Backup, BackupEvent, BackupPhase, Data, EpochEnd, EpochError, FEATURES, Hello, Holder, Message, Mode,
+    ModeSet, Offer, Path, Refusal, TakeOverReason,
 };
 use std::collections::BTreeMap;
 
@@ -90,7 +90,8 @@ impl BackupHost {
                 None if ctx.check.runs() => Holder::Domain,
                 None => Holder::Nobody,
             };
-            let offer = Offer { modes: ModeSet::of(&[Mode::Remus]), shadow_pages_max: 16 };
+            let offer =
+                Offer { modes: ModeSet::of(&[Mode::Remus]), shadow_pages_max: 16, features: FEATURES };
             match Backup::admit(hello, holder, &offer, ctx.rng.next(), now) {
                 Ok(machine) => {
                     self.machine = Some(machine);

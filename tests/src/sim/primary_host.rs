@@ -7,8 +7,8 @@ use super::rng::mix;
 use super::{MS, Nanos, Side};
 use llm_core::checksum::Digest;
 use llm_core::replication::{
-    ConnectionId, EpochEnd, GoodbyeReason, Message, Mode, Path, Primary, PrimaryConfig, PrimaryEvent,
-    PrimaryPhase, RefuseReason, StaleConnection,
+    ConnectionId, EpochEnd, FEATURES, GoodbyeReason, Message, Mode, Path, Primary, PrimaryConfig,
+    PrimaryEvent, PrimaryPhase, RefuseReason, StaleConnection,
 };
 use std::collections::VecDeque;
 
@@ -83,6 +83,7 @@ impl PrimaryHost {
             timing,
             shadow_pages: 16,
             on_backup_loss: llm_core::replication::OnBackupLoss::Stop,
+            features: FEATURES,
             max_open_epochs: 1,
         }
     }

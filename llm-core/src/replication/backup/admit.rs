@@ -37,6 +37,8 @@ pub struct Offer {
     pub modes: ModeSet,
     /// Most shadow pages for one domain.
     pub shadow_pages_max: u64,
+    /// Abilities, of [`FEATURES`].
+    pub features: u64,
 }
 
 /// Who has the domain's name on the backup host.
@@ -55,6 +57,7 @@ pub enum Holder<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Terms {
     pub(super) version: u16,
+    /// Those of the Hello.
     pub(super) features: u64,
     pub(super) timing: Timing,
     pub(super) mode: Mode,

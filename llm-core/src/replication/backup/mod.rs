@@ -67,6 +67,8 @@ pub struct Backup {
     domain: String<DOMAIN_MAX>,
     incarnation: u64,
     terms: Terms,
+    /// Abilities that both have.
+    features: u64,
     phase: BackupPhase,
     /// Newest time seen.
     now: Instant,
@@ -110,6 +112,7 @@ impl Backup {
             session: hello.session,
             domain: hello.domain.clone(),
             incarnation,
+            features: terms.features & offer.features,
             terms,
             phase: BackupPhase::Protecting,
             now,
@@ -214,6 +217,12 @@ impl Backup {
         }
     }
 
+    /// Abilities that both sides have, of [`FEATURES`](super::FEATURES).
+    #[must_use]
+    pub fn features(&self) -> u64 {
+        self.features
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -233,7 +242,7 @@ impl Backup {
             if core::mem::take(&mut due.welcome) {
                 let welcome = Welcome {
                     version: self.terms.version,
-                    features: self.terms.features,
+                    features: self.features,
                     incarnation: self.incarnation,
                     next_seq: next[connection.path.index()],
                     committed,

@@ -1,4 +1,4 @@
-use super::super::EpochEnd;
+use super::super::{EpochEnd, FEATURES};
 use super::*;
 use std::vec::Vec;
 
@@ -28,7 +28,7 @@ fn hello(path: Path, sent: u64) -> Hello {
 }
 
 fn offer() -> Offer {
-    Offer { modes: ModeSet::of(&[Mode::Remus]), shadow_pages_max: 10 }
+    Offer { modes: ModeSet::of(&[Mode::Remus]), shadow_pages_max: 10, features: FEATURES }
 }
 
 fn admit(hello: &Hello, holder: Holder<'_>) -> Result<Backup, RefuseReason> {
@@ -278,7 +278,7 @@ fn heartbeats_echo_the_newest_of_both_paths() {
 /// As [`up`], with an input log.
 fn up_with_log() -> (Backup, [ConnectionId; 2]) {
     let with_log = |path| Hello { mode: Mode::Llm, ..hello(path, 7) };
-    let offer = Offer { modes: ModeSet::of(&[Mode::Llm]), shadow_pages_max: 10 };
+    let offer = Offer { modes: ModeSet::of(&[Mode::Llm]), shadow_pages_max: 10, features: FEATURES };
     let mut b = Backup::admit(&with_log(Path::Control), Holder::Nobody, &offer, 5, at(0)).unwrap();
     let ids = Path::ALL.map(|path| b.handle_hello(&with_log(path), at(0)).unwrap());
     assert_eq!(sent(&mut b).len(), 2);
@@ -326,4 +326,26 @@ fn an_epoch_waits_for_its_cut_in_the_log() {
     assert_eq!(b.committed(), Some(1), "the cut alone is no epoch");
     b.epoch_complete(ids[1], &end(2), true, at(0)).unwrap();
     assert_eq!(b.committed(), Some(2));
+}
+
+#[test]
+fn only_what_both_have_is_agreed_on() {
+    let features = |offered, given| {
+        let hello = |path| Hello { features: offered, ..hello(path, 7) };
+        let offer = Offer { features: given, ..offer() };
+        let mut b = Backup::admit(&hello(Path::Control), Holder::Nobody, &offer, 5, at(0)).unwrap();
+        // The same abilities are offered on both paths, whatever came of it.
+        for path in Path::ALL {
+            b.handle_hello(&hello(path), at(0)).unwrap();
+        }
+        for (_, message) in sent(&mut b) {
+            assert!(matches!(message, Message::Welcome(welcome) if welcome.features == b.features()));
+        }
+        b.features()
+    };
+    assert_eq!(features(3, 3), 3);
+    assert_eq!(features(3, 2), 2);
+    assert_eq!(features(1, 2), 0);
+    assert_eq!(features(0, 3), 0, "an older primary");
+    assert_eq!(features(u64::MAX, 3), 3, "a newer one");
 }

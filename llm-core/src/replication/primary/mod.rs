@@ -32,6 +32,8 @@ pub struct PrimaryConfig {
     pub timing: Timing,
     /// Pages of the shadow copy that both ends keep.
     pub shadow_pages: u64,
+    /// Abilities offered, of [`FEATURES`](super::FEATURES).
+    pub features: u64,
     /// What to do without a backup.
     pub on_backup_loss: OnBackupLoss,
     /// Closed epochs that may wait for their commit when the next checkpoint is due,
@@ -406,7 +408,7 @@ impl Primary {
         Hello {
             min: PROTOCOL_MIN,
             max: PROTOCOL_MAX,
-            features: FEATURES,
+            features: config.features & FEATURES,
             session: config.session,
             resume: self.incarnation,
             path,

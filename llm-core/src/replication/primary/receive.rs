@@ -95,7 +95,7 @@ impl Primary {
         link.welcomed(&self.config.timing, self.now);
         link.due.addresses = self.addresses.is_some();
         link.due.goodbye = self.goodbye.is_some();
-        let (version, features) = (welcome.version, welcome.features & super::FEATURES);
+        let (version, features) = (welcome.version, welcome.features & self.config.features);
         self.events.push(PrimaryEvent::Connected { connection, version, features });
         if let Some((epoch, latency)) = latency {
             self.events.push(PrimaryEvent::Committed { epoch, latency });

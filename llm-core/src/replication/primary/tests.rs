@@ -18,6 +18,7 @@ fn config(on_backup_loss: OnBackupLoss) -> PrimaryConfig {
         timing: Timing::from_millis(200, 1000, 100).unwrap(),
         shadow_pages: 10,
         on_backup_loss,
+        features: FEATURES,
         max_open_epochs: 1,
     }
 }

@@ -6,6 +6,16 @@ use llm_core::replication::EpochEnd;
 
 use super::super::queue::CHUNK;
 use crate::checkpoint::rebuild::{EpochCheck, RebuildError, Rebuilder};
+use crate::checkpoint::second::unpack::{UnpackError, Unpacker};
+
+/// Why a frame was refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum IntakeError {
+    #[error(transparent)]
+    Rebuild(#[from] RebuildError),
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+}
 
 /// Rebuilds the stream, and keeps what may not yet go to `xl`.
 ///
@@ -14,6 +24,7 @@ use crate::checkpoint::rebuild::{EpochCheck, RebuildError, Rebuilder};
 #[derive(Debug)]
 pub(super) struct Intake {
     rebuilder: Rebuilder,
+    unpacker: Unpacker,
     /// The epoch that is coming in.
     open: Vec<Vec<u8>>,
     open_epoch: u64,
@@ -25,6 +36,7 @@ impl Intake {
     pub(super) fn new(shadow_pages: u32, first_epoch: u64) -> Self {
         Self {
             rebuilder: Rebuilder::new(shadow_pages),
+            unpacker: Unpacker::default(),
             open: Vec::new(),
             open_epoch: first_epoch,
             whole: VecDeque::new(),
@@ -37,16 +49,22 @@ impl Intake {
         payload: &[u8],
         mut buffer: impl FnMut() -> Vec<u8>,
     ) -> Result<(), RebuildError> {
-        let open = &mut self.open;
-        self.rebuilder.apply(payload, |bytes| match open.last_mut() {
-            Some(last) if last.len() + bytes.len() <= CHUNK => last.extend_from_slice(bytes),
-            _ => {
-                // A piece of its own size if it is larger than a buffer.
-                let mut chunk = if bytes.len() > CHUNK { Vec::new() } else { buffer() };
-                chunk.extend_from_slice(bytes);
-                open.push(chunk);
-            }
-        })
+        apply(&mut self.rebuilder, &mut self.open, payload, &mut buffer)
+    }
+
+    /// Takes in batches that were compressed together, by one of the methods in `features`; the first `had` of them are here already.
+    pub(super) fn compressed(
+        &mut self,
+        payload: &[u8],
+        features: u64,
+        had: usize,
+        mut buffer: impl FnMut() -> Vec<u8>,
+    ) -> Result<(), IntakeError> {
+        let Self { rebuilder, unpacker, open, .. } = self;
+        for batch in unpacker.unpack(payload, features)?.skip(had) {
+            apply(rebuilder, open, batch, &mut buffer)?;
+        }
+        Ok(())
     }
 
     /// Full chunks of the epoch that is coming in: for the first epoch only.
@@ -88,12 +106,32 @@ impl Intake {
     }
 }
 
+/// Rebuilds what a batch says, into the last piece of `open` or further ones.
+fn apply(
+    rebuilder: &mut Rebuilder,
+    open: &mut Vec<Vec<u8>>,
+    batch: &[u8],
+    buffer: &mut impl FnMut() -> Vec<u8>,
+) -> Result<(), RebuildError> {
+    rebuilder.apply(batch, |bytes| match open.last_mut() {
+        Some(last) if last.len() + bytes.len() <= CHUNK => last.extend_from_slice(bytes),
+        _ => {
+            // A piece of its own size if it is larger than a buffer.
+            let mut chunk = if bytes.len() > CHUNK { Vec::new() } else { buffer() };
+            chunk.extend_from_slice(bytes);
+            open.push(chunk);
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use llm_core::replication::FIRST_EPOCH;
 
     use super::*;
     use crate::checkpoint::encode::{Encoder, Output};
+    use crate::checkpoint::second::Level;
+    use crate::checkpoint::second::pack::Packer;
     use crate::checkpoint::stream::{Guest, StreamWriter};
 
     /// The chunks of an epoch, and how it ends.
@@ -151,5 +189,30 @@ mod tests {
         }
         let wrong = EpochEnd::new(end.epoch(), end.stream_bytes(), end.digest() ^ 1, end.pages());
         assert!(matches!(intake.end(&wrong), Err(RebuildError::Differs { .. })));
+    }
+
+    #[test]
+    fn compressed_batches_are_taken_in_once() {
+        let (stream, epochs) = encoded();
+        let mut intake = Intake::new(1000, FIRST_EPOCH);
+        let mut packer = Packer::new().expect("memory");
+        let mut out: Vec<Vec<u8>> = Vec::new();
+        for (batches, end) in &epochs {
+            let (first, rest) = batches.split_first().expect("a batch");
+            // The first comes by itself, then again with the others.
+            intake.batch(first, Vec::new).expect("batch");
+            let all = || std::iter::once(first).chain(rest).map(Vec::as_slice);
+            let slices: Vec<&[u8]> = all().collect();
+            match packer.pack(Level::Lz4, slices.iter().copied()) {
+                Some(payload) => intake.compressed(&payload, 1, 1, Vec::new).expect("sound"),
+                None => rest.iter().for_each(|batch| intake.batch(batch, Vec::new).expect("batch")),
+            }
+            intake.end(end).expect("whole");
+            out.extend(intake.committed(end.epoch()));
+        }
+        assert_eq!(out.concat(), stream);
+        let wrong = intake.compressed(&[1, 0, 1, 0, 9, 0, 0, 0, 0xff], 1, 0, Vec::new);
+        let error = wrong.expect_err("refused").to_string();
+        assert!(error.contains("compressed by lz4 that cannot be decompressed"), "{error}");
     }
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use llm_core::frame::{Kind, encode_header};
 use llm_core::replay::{Handed, OnDivergence};
 use llm_core::replication::{
-    Backup, ConnectionId, Hello, Holder, MESSAGE_MAX, Message, Mode, ModeSet, Offer, Path, Refusal,
+    Backup, ConnectionId, FEATURES, Hello, Holder, MESSAGE_MAX, Message, Mode, ModeSet, Offer, Path, Refusal,
     RefuseReason,
 };
 
@@ -282,6 +282,7 @@ impl Shared {
         let offer = Offer {
             modes: ModeSet::of(&[Mode::Remus, Mode::Llm, Mode::LlmPaper]),
             shadow_pages_max: self.config.shadow_pages_max,
+            features: FEATURES,
         };
         // The domain may have left since, and this service may be a later one: the primary that was frozen
         // meanwhile must stop what it has.

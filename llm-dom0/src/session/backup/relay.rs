@@ -6,12 +6,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
 
-use llm_core::frame::Kind;
+use llm_core::frame::{CompressedHead, Kind};
 use llm_core::replication::{Commit, EpochEnd, FIRST_EPOCH, MESSAGE_MAX, Message};
 
 use super::super::queue::ByteQueue;
 use super::super::relay::{Limits, RelayError, Usage, Usages};
-use super::intake::Intake;
+use super::intake::{Intake, IntakeError};
+use crate::checkpoint::second::unpack::UnpackError;
 use crate::link::{Connection, Incoming, LinkError, Outbox, read_loop};
 
 /// Rebuilds the stream that comes in by `from` and writes its epochs to `into`, each when it is whole, until the other end closes.
@@ -28,8 +29,13 @@ pub fn receive(
     let link = Connection::start(from, &outbox, "backup")?;
     let queue = ByteQueue::new(limits.buffer);
     let usages = Usages::default();
-    let mut half =
-        Half { intake: Intake::new(limits.shadow_pages, FIRST_EPOCH), next_seq: 1, first: true, fault: None };
+    let mut half = Half {
+        intake: Intake::new(limits.shadow_pages, FIRST_EPOCH),
+        features: limits.compress.features(),
+        next_seq: 1,
+        first: true,
+        fault: None,
+    };
     thread::scope(|scope| {
         let feeder = scope.spawn(|| {
             usages.of("feeder", || {
@@ -71,6 +77,7 @@ pub fn receive(
 
 struct Half {
     intake: Intake,
+    features: u64,
     next_seq: u64,
     first: bool,
     fault: Option<RelayError>,
@@ -81,7 +88,13 @@ impl Half {
         if frame.seq != self.next_seq {
             return Err(RelayError::Unexpected);
         }
-        self.next_seq += 1;
+        self.next_seq += match frame.kind {
+            Kind::COMPRESSED => {
+                let (head, _) = CompressedHead::parse(frame.payload).map_err(UnpackError::Head)?;
+                u64::from(head.batches)
+            }
+            _ => 1,
+        };
         let pass = |chunks: Vec<Vec<u8>>| {
             let all = chunks.into_iter().all(|chunk| queue.push(chunk));
             if all { Ok(()) } else { Err(RelayError::CutOff) }
@@ -89,6 +102,15 @@ impl Half {
         match frame.kind {
             Kind::BATCH => {
                 self.intake.batch(frame.payload, || queue.buffer())?;
+                if self.first { pass(self.intake.pass()) } else { Ok(()) }
+            }
+            Kind::COMPRESSED => {
+                self.intake.compressed(frame.payload, self.features, 0, || queue.buffer()).map_err(
+                    |error| match error {
+                        IntakeError::Rebuild(error) => error.into(),
+                        IntakeError::Unpack(error) => RelayError::from(error),
+                    },
+                )?;
                 if self.first { pass(self.intake.pass()) } else { Ok(()) }
             }
             Kind::EPOCH_END => {

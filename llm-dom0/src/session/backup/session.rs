@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use llm_core::frame::Kind;
+use llm_core::frame::{CompressedHead, Kind};
 use llm_core::replay::OnDivergence;
 use llm_core::replication::{
     Addresses, Backup, BackupEvent, BackupPhase, ConnectionId, Data, DiscardReason, EpochEnd, EpochError,
@@ -18,11 +18,12 @@ use llm_core::replication::{
 };
 
 use super::feeder::{Fed, FeedError, Feeder, TakeOverTimes};
-use super::intake::Intake;
+use super::intake::{Intake, IntakeError};
 use super::log::LogStore;
 use super::replay::Replaying;
 use super::taken_over::TakenOver;
 use super::{BackupConfig, slot};
+use crate::checkpoint::second::unpack::UnpackError;
 use crate::clock;
 use crate::control::{SessionStatus, TakeoverStatus};
 use crate::link::{Connection, Incoming, Outbox};
@@ -169,6 +170,7 @@ impl Session {
         match frame.kind {
             Kind::MESSAGE => self.handle_message(connection, frame.payload),
             Kind::BATCH | Kind::EPOCH_END => self.handle_data(connection, frame),
+            Kind::COMPRESSED => self.handle_compressed(connection, frame),
             Kind::LOG => self.handle_log(connection, frame),
             kind => {
                 tracing::warn!(domain = self.domain, ?kind, "a frame of a kind that is not expected");
@@ -257,7 +259,50 @@ impl Session {
         }
         let first = core.machine.committed().is_none();
         drop(core);
-        if let Err(error) = intake.batch(frame.payload, || self.feeder.queue.buffer()) {
+        let applied = intake.batch(frame.payload, || self.feeder.queue.buffer());
+        self.applied(connection, intake, applied.map_err(IntakeError::from), first)
+    }
+
+    /// Batches that were compressed together. A connection that starts anew may bring some that are here already.
+    fn handle_compressed(&self, connection: ConnectionId, frame: &Incoming<'_>) -> ControlFlow<()> {
+        let mut intake = self.intake();
+        let mut core = self.lock();
+        let batches = match CompressedHead::parse(frame.payload) {
+            Ok((head, _)) => u64::from(head.batches),
+            Err(error) => {
+                return self.corrupt(connection, intake, core, &UnpackError::Head(error).to_string());
+            }
+        };
+        let mut had = 0;
+        for seq in frame.seq..frame.seq.saturating_add(batches) {
+            match core.machine.data_received(connection, seq) {
+                Data::Accept => {}
+                Data::Duplicate => had += 1,
+                Data::Gap { expected } => {
+                    tracing::warn!(domain = self.domain, expected, got = seq, "data is missing");
+                    return ControlFlow::Break(());
+                }
+                Data::Stale => return ControlFlow::Break(()),
+            }
+        }
+        if had as u64 == batches {
+            return ControlFlow::Continue(());
+        }
+        let (first, features) = (core.machine.committed().is_none(), core.machine.features());
+        drop(core);
+        let applied = intake.compressed(frame.payload, features, had, || self.feeder.queue.buffer());
+        self.applied(connection, intake, applied, first)
+    }
+
+    /// What came of data that the machine has counted.
+    fn applied(
+        &self,
+        connection: ConnectionId,
+        mut intake: MutexGuard<'_, Intake>,
+        applied: Result<(), IntakeError>,
+        first: bool,
+    ) -> ControlFlow<()> {
+        if let Err(error) = applied {
             let core = self.lock();
             return self.corrupt(connection, intake, core, &error.to_string());
         }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use llm_core::replication::{
-    CheckpointReason, ConnectionId, Mode, PrimaryEvent, PrimaryPhase, Refusal, RefuseReason,
+    CheckpointReason, ConnectionId, Mode, Path, PrimaryEvent, PrimaryPhase, Refusal, RefuseReason,
 };
 use llm_core::time::Instant;
 
@@ -18,6 +18,7 @@ use super::log::{Budget, InputLog};
 use super::network::{Marks, Network};
 use super::pipe::PipeEvent;
 use super::session::{Session, machine_config};
+use super::squeeze::SecondStage;
 use super::status::{Report, Stage};
 use super::watcher::{Gone, Seen, Watch};
 use super::{Outcome, PrimaryConfig, PrimaryError};
@@ -55,6 +56,8 @@ pub(super) struct Driver {
     network: Option<Network>,
     watch: Arc<Watch>,
     report: Report,
+    /// Over all sessions.
+    second_stage: Arc<SecondStage>,
     /// Set once the stream is on its way out.
     next: Option<(Next, Instant)>,
     /// What a release is for.
@@ -95,6 +98,7 @@ impl Driver {
             network: None,
             watch: Arc::default(),
             report: Report::new(status),
+            second_stage: Arc::default(),
             next: None,
             after_release: None,
             release_reply: Vec::new(),
@@ -141,6 +145,7 @@ impl Driver {
             let _ = reply.send(words.clone());
         }
         self.session.paths.finish();
+        self.second_stage.log();
         result
     }
 
@@ -332,7 +337,10 @@ impl Driver {
     fn act(&mut self, event: PrimaryEvent, now: Instant) -> Result<(), PrimaryError> {
         match event {
             PrimaryEvent::Connect { connection } => self.session.paths.dial(connection),
-            PrimaryEvent::Connected { connection, version, .. } => {
+            PrimaryEvent::Connected { connection, version, features } => {
+                if connection.path == Path::Bulk {
+                    self.session.squeeze(self.config.compress, features, &self.second_stage);
+                }
                 tracing::info!(path = ?connection.path, version, "connected with the backup");
                 return self.connected();
             }
@@ -463,6 +471,7 @@ impl Driver {
             (false, false) => Stage::Running,
         };
         self.report.update(&self.session, self.network.as_ref(), self.log.as_deref(), stage, now);
+        self.report.compressed(self.second_stage.status());
     }
 
     /// Bounds the log: by a checkpoint, or, while there is none yet, by telling what the first one will hold anyway.

@@ -13,6 +13,7 @@ mod paths;
 mod pipe;
 pub(super) mod relay;
 mod session;
+mod squeeze;
 mod status;
 mod stream;
 mod watcher;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use llm_core::flow::Policy;
 use llm_core::replication::{Mode, OnBackupLoss, Refusal};
 
+use crate::checkpoint::second::Compress;
 use crate::control::PrimaryStatus;
 use crate::net::{MacAddr, NetError};
 use crate::xen::encoder::EncoderDomain;
@@ -66,6 +68,8 @@ pub struct PrimaryConfig {
     pub log_records: u64,
     /// Which flows wait for the log, and which for checkpoints.
     pub policy: Policy,
+    /// What is compressed while it waits for the link.
+    pub compress: Compress,
     /// The domain that encodes; none if this process does.
     pub encoder: Option<EncoderDomain>,
 }

@@ -8,6 +8,7 @@ use std::sync::mpsc::Sender;
 use llm_core::frame::Kind;
 use llm_core::replication::{ConnectionId, MESSAGE_MAX, Message, Path};
 
+use super::PrimaryConfig;
 use super::event::{Event, PathEnd, SessionEvent};
 use super::log::InputLog;
 use crate::link::{Connection, Incoming, LinkError, Outbox, dial, read_loop};
@@ -28,13 +29,13 @@ impl Paths {
     /// No connection yet. Bulk data that is not committed, and log frames that are not acknowledged, are bounded in bytes.
     pub(crate) fn new(
         session: u64,
-        backup: String,
-        buffer_limit: u64,
+        config: &PrimaryConfig,
         log: Option<(Arc<InputLog>, u64)>,
         events: Sender<Event>,
     ) -> Self {
         let (log, log_limit) = log.map_or((None, 0), |(log, limit)| (Some(log), limit));
-        let outboxes = [Arc::new(Outbox::new(log_limit)), Arc::new(Outbox::new(buffer_limit))];
+        let outboxes = [Arc::new(Outbox::new(log_limit)), Arc::new(Outbox::new(config.buffer_limit))];
+        let backup = config.backup.clone();
         Self { session, backup, outboxes, open: [None, None], events, log }
     }
 

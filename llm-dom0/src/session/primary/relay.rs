@@ -12,30 +12,36 @@ use llm_core::frame::Kind;
 use llm_core::replication::{EpochEnd, FIRST_EPOCH, Message};
 
 use super::super::queue::ByteQueue;
-use super::super::relay::{Limits, RelayError, Usage, Usages};
+use super::super::relay::{Limits, RelayError, Sent, Usages};
 use super::event::SessionEvent;
 use super::pipe::{PipeError, PipeEvent, PipeReader};
+use super::squeeze::{self, SecondStage};
 use super::stream::EncodeThread;
 use crate::checkpoint::encode::Encoder;
 use crate::checkpoint::tap::PipeTap;
+use crate::clock;
 use crate::link::{Connection, LinkError, Outbox, read_loop};
 
 /// Epochs that are not committed, and their last frames.
 type Open = Mutex<VecDeque<(u64, u64)>>;
 
 /// Reads the stream from the pipe `from` and sends it over `to`, until it ends and all is committed. The time of its threads
-/// comes back, but for the one that writes to the connection.
+/// comes back, and how long each epoch took from its end to its commit.
 ///
 /// # Errors
 /// See [`RelayError`]. Epochs that were committed before stay good.
-pub fn send(from: OwnedFd, to: TcpStream, limits: &Limits) -> Result<Vec<Usage>, RelayError> {
+pub fn send(from: OwnedFd, to: TcpStream, limits: &Limits) -> Result<Sent, RelayError> {
     let tap = Arc::new(PipeTap::new(from)?);
     let queue = Arc::new(ByteQueue::new(limits.buffer));
     let bulk = Arc::new(Outbox::new(limits.buffer));
     let link = Connection::start(to, &bulk, "bulk")?;
     // An outbox that has had no frame goes on with the first.
     let _ = bulk.resume(1);
+    let stage = Arc::new(SecondStage::default());
+    squeeze::start(limits.compress, limits.compress.features(), &bulk, &stage)?;
     let (usages, open) = (Usages::default(), Open::default());
+    // Ends of epochs that are not committed, and what became of the others.
+    let (ends, took) = (Mutex::new(VecDeque::new()), Mutex::new(Vec::new()));
     let fault: Mutex<Option<RelayError>> = Mutex::default();
     let fail = |error| {
         fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
@@ -48,6 +54,11 @@ pub fn send(from: OwnedFd, to: TcpStream, limits: &Limits) -> Result<Vec<Usage>,
             let ended = read_loop(&link.stream(), link.peer, |frame| match Message::decode(frame.payload) {
                 Ok(Message::Commit(commit)) => {
                     committed(&open, &bulk, commit.epoch);
+                    let now = clock::now();
+                    let mut ends = ends.lock().unwrap_or_else(PoisonError::into_inner);
+                    while let Some((_, end)) = ends.pop_front_if(|(number, _)| *number <= commit.epoch) {
+                        took.lock().unwrap_or_else(PoisonError::into_inner).push(now.since(end));
+                    }
                     let _ = news.send(());
                     ControlFlow::Continue(())
                 }
@@ -74,7 +85,10 @@ pub fn send(from: OwnedFd, to: TcpStream, limits: &Limits) -> Result<Vec<Usage>,
                 PipeEvent::Ended(Err(PipeError::Io(error))) => fail(error.into()),
                 PipeEvent::Ended(Err(PipeError::Stream(error))) => fail(error.into()),
                 PipeEvent::Ended(Err(PipeError::Broken)) => fail(RelayError::CutOff),
-                PipeEvent::Ended(Ok(())) | PipeEvent::Boundary { .. } | PipeEvent::Read { .. } => {}
+                PipeEvent::Read { epoch, at, .. } => {
+                    ends.lock().unwrap_or_else(PoisonError::into_inner).push_back((epoch, at));
+                }
+                PipeEvent::Ended(Ok(())) | PipeEvent::Boundary { .. } => {}
             },
         };
         let pipe = scope.spawn(|| usages.of("pipe", || reader.run()));
@@ -110,7 +124,11 @@ pub fn send(from: OwnedFd, to: TcpStream, limits: &Limits) -> Result<Vec<Usage>,
     });
     match fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
-        None => Ok(usages.into_vec()),
+        None => Ok(Sent {
+            threads: usages.into_vec(),
+            commits: took.into_inner().unwrap_or_else(PoisonError::into_inner),
+            second_stage: stage.status(),
+        }),
     }
 }
 

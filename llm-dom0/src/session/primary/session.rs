@@ -12,9 +12,11 @@ use super::event::{Event, SessionEvent};
 use super::log::InputLog;
 use super::network::Marks;
 use super::paths::Paths;
+use super::squeeze::{self, SecondStage};
 use super::stream::{Stream, StreamConfig};
 use super::{PrimaryConfig, PrimaryError};
 use crate::checkpoint::encode::EpochSummary;
+use crate::checkpoint::second::Compress;
 use crate::clock;
 use crate::link::Closed;
 
@@ -34,6 +36,8 @@ pub(crate) struct Session {
     limits: BTreeMap<u64, u64>,
     /// For each epoch that is not committed: its last data frame.
     last_frames: BTreeMap<u64, u64>,
+    /// What waits for the link is looked after.
+    squeezed: bool,
 }
 
 impl Session {
@@ -49,12 +53,22 @@ impl Session {
         Self {
             id,
             machine: Primary::new(machine, clock::now()),
-            paths: Paths::new(id, config.backup.clone(), config.buffer_limit, log, events.clone()),
+            paths: Paths::new(id, config, log, events.clone()),
             stream: None,
             starting: false,
             held: false,
             limits: BTreeMap::new(),
             last_frames: BTreeMap::new(),
+            squeezed: false,
+        }
+    }
+
+    /// The bulk path stands, and both ends have these features: compresses from now on what waits for it.
+    pub(crate) fn squeeze(&mut self, choice: Compress, features: u64, stage: &Arc<SecondStage>) {
+        if !std::mem::replace(&mut self.squeezed, true)
+            && let Err(error) = squeeze::start(choice, features, self.paths.bulk(), stage)
+        {
+            tracing::warn!(%error, "nothing will be compressed");
         }
     }
 
@@ -152,6 +166,7 @@ pub(crate) fn machine_config(
         timing: Timing::new(config.interval, config.detect, None).map_err(PrimaryError::Timing)?,
         shadow_pages: u64::from(config.shadow_pages),
         on_backup_loss: config.on_backup_loss,
+        features: config.compress.features(),
         max_open_epochs: 1,
     })
 }

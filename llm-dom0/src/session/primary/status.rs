@@ -13,7 +13,7 @@ use super::log::InputLog;
 use super::network::Network;
 use super::session::Session;
 use crate::checkpoint::encode::EpochSummary;
-use crate::control::{PauseSpan, PrimaryStatus};
+use crate::control::{PauseSpan, PrimaryStatus, SecondStageStatus};
 
 /// Before anything has happened.
 pub(crate) fn initial(config: &PrimaryConfig) -> PrimaryStatus {
@@ -176,6 +176,11 @@ impl Report {
         status.egress = egress;
         status.log = log.map(InputLog::status);
         status.backup_losses = self.losses;
+    }
+
+    /// What the second stage has done.
+    pub(crate) fn compressed(&self, second_stage: SecondStageStatus) {
+        self.lock().second_stage = second_stage;
     }
 
     fn lock(&self) -> MutexGuard<'_, PrimaryStatus> {

@@ -78,19 +78,24 @@ pub(super) struct Figure {
 }
 
 /// Pages between two looks at the clock: what disturbs the machine then spoils few of them.
-const PIECE: usize = 128;
+pub(super) const PIECE: usize = 128;
 
-/// Runs all subjects in turn, `rounds` times, and keeps the best time of each for every piece of the pages.
-pub(super) fn measure(arena: &mut Arena, subjects: &mut [Subject], rounds: usize) -> Vec<Figure> {
+/// Runs all subjects in turn, `rounds` times, and keeps the best time of each for every `piece_len` pages.
+pub(super) fn measure(
+    arena: &mut Arena,
+    subjects: &mut [Subject],
+    rounds: usize,
+    piece_len: usize,
+) -> Vec<Figure> {
     let places = arena.at.clone();
     let mut best: Vec<Vec<f64>> =
-        subjects.iter().map(|s| vec![f64::MAX; places.len().div_ceil(PIECE * s.stride)]).collect();
+        subjects.iter().map(|s| vec![f64::MAX; places.len().div_ceil(piece_len * s.stride)]).collect();
     let mut figures = vec![Figure { ns_per_page: 0.0, out_per_in: 0.0 }; subjects.len()];
     for _ in 0..rounds.max(1) {
         for ((subject, best), figure) in subjects.iter_mut().zip(&mut best).zip(&mut figures) {
             let (mut bytes, mut pages, mut ns) = (0, 0, 0.0);
             // Slow subjects take some of the pieces only.
-            for (piece, best) in places.chunks(PIECE).step_by(subject.stride).zip(best) {
+            for (piece, best) in places.chunks(piece_len).step_by(subject.stride).zip(best) {
                 let begin = Instant::now();
                 bytes += (subject.pass)(arena, piece);
                 *best = best.min(begin.elapsed().as_secs_f64() * 1e9);

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::corpus::{self, Workload};
-use arena::{Arena, Subject, measure};
+use arena::{Arena, PIECE, Subject, measure};
 
 mod arena;
+mod second;
 mod subjects;
 mod xbzrle;
 
@@ -22,6 +23,8 @@ pub struct Options {
     pub corpus: Option<PathBuf>,
     /// Times that everything is measured; the best counts.
     pub rounds: usize,
+    /// These kinds of work only; all if it is empty.
+    pub only: Vec<String>,
 }
 
 /// One figure.
@@ -59,9 +62,13 @@ pub fn run(options: &Options) -> Result<ExitCode, super::Error> {
     if let Err(error) = pin() {
         println!("Not pinned to a processor: {error}");
     }
-    workloads.iter().for_each(|workload| subjects::assert_widths_agree(&workload.pairs));
+    workloads.iter().for_each(|workload| {
+        subjects::assert_widths_agree(&workload.pairs);
+        second::assert_comes_back(&workload.pairs);
+    });
     let mut rows = Vec::new();
-    for bench in BENCHES {
+    let chosen = |bench: &&Bench| options.only.is_empty() || options.only.iter().any(|o| o == bench.name);
+    for bench in BENCHES.iter().filter(chosen) {
         let mut of_bench = Vec::new();
         for workload in &workloads {
             of_bench.extend(bench.rows(workload, options.rounds));
@@ -79,6 +86,8 @@ struct Bench {
     about: &'static str,
     pairs: fn(&Workload) -> Vec<[llm_core::page::Page; 2]>,
     gaps: bool,
+    /// Pages that are measured together.
+    piece: usize,
     subjects: fn() -> Vec<Subject>,
 }
 
@@ -88,6 +97,7 @@ const BENCHES: &[Bench] = &[
         about: "neighbouring pages, streamed from memory",
         pairs: |w| w.pairs.clone(),
         gaps: false,
+        piece: PIECE,
         subjects: subjects::encoders,
     },
     Bench {
@@ -95,6 +105,7 @@ const BENCHES: &[Bench] = &[
         about: "every third page on average",
         pairs: |w| w.pairs.clone(),
         gaps: true,
+        piece: PIECE,
         subjects: subjects::encoders,
     },
     Bench {
@@ -102,6 +113,7 @@ const BENCHES: &[Bench] = &[
         about: "encode, and bring the old copy up to date; roof: copy the page to the old copy",
         pairs: |w| w.pairs.clone(),
         gaps: false,
+        piece: PIECE,
         subjects: subjects::updaters,
     },
     Bench {
@@ -109,6 +121,7 @@ const BENCHES: &[Bench] = &[
         about: "onto the old copy",
         pairs: |w| w.pairs.clone(),
         gaps: false,
+        piece: PIECE,
         subjects: subjects::decoders,
     },
     Bench {
@@ -116,6 +129,7 @@ const BENCHES: &[Bench] = &[
         about: "no old copy, page not zero",
         pairs: |w| arena::fresh(w, false),
         gaps: false,
+        piece: PIECE,
         subjects: subjects::fresh,
     },
     Bench {
@@ -123,7 +137,24 @@ const BENCHES: &[Bench] = &[
         about: "no old copy, page of zeros",
         pairs: |w| arena::fresh(w, true),
         gaps: false,
+        piece: PIECE,
         subjects: subjects::fresh,
+    },
+    Bench {
+        name: "second-64",
+        about: "with the second stage, every 64 pages by themselves",
+        pairs: |w| w.pairs.clone(),
+        gaps: false,
+        piece: second::BATCH,
+        subjects: second::subjects,
+    },
+    Bench {
+        name: "second-epoch",
+        about: "with the second stage, epochs of 832 pages in frames as large as may be",
+        pairs: |w| w.pairs.clone(),
+        gaps: false,
+        piece: second::EPOCH,
+        subjects: second::subjects,
     },
 ];
 
@@ -137,7 +168,7 @@ impl Bench {
         let pages = PAGES.div_ceil(pairs.len()) * pairs.len();
         let mut arena = Arena::new(&pairs, pages, self.gaps);
         let mut subjects = (self.subjects)();
-        let figures = measure(&mut arena, &mut subjects, rounds);
+        let figures = measure(&mut arena, &mut subjects, rounds, self.piece);
         let roof = figures.first().map_or(1.0, |f| f.ns_per_page);
         let row = |(subject, figure): (&Subject, &arena::Figure)| Row {
             bench: self.name,

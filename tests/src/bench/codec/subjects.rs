@@ -30,7 +30,7 @@ impl Ring {
     }
 }
 
-fn subject(
+pub(super) fn subject(
     name: &'static str,
     width: &'static str,
     stride: usize,
@@ -67,7 +67,7 @@ fn xbzrle(old: &Page, new: &Page, out: &mut [u8; PAGE]) -> usize {
     })
 }
 
-fn xor(old: &Page, new: &Page) -> Page {
+pub(super) fn xor(old: &Page, new: &Page) -> Page {
     std::array::from_fn(|i| old[i] ^ new[i])
 }
 
@@ -76,7 +76,7 @@ fn shorter(compressed: usize) -> usize {
     compressed.min(PAGE)
 }
 
-fn memcmp() -> Subject {
+pub(super) fn memcmp() -> Subject {
     subject("memcmp of equal pages", "", 1, |arena, at| {
         for &at in at {
             let at = at as usize;
@@ -84,6 +84,11 @@ fn memcmp() -> Subject {
         }
         0
     })
+}
+
+/// XBZRLE of dirty pages.
+pub(super) fn xbzrle_encoder() -> Subject {
+    encoder("xbzrle", "", 1, xbzrle)
 }
 
 /// Encoders of dirty pages.
@@ -94,7 +99,7 @@ pub(super) fn encoders() -> Vec<Subject> {
             *out = *new;
             PAGE
         }),
-        encoder("xbzrle", "", 1, xbzrle),
+        xbzrle_encoder(),
     ];
     for features in widths() {
         subjects.push(ours("llm", features, Density::Fast, true, false));

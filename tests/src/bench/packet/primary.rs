@@ -73,6 +73,7 @@ pub fn run(args: &Args) -> io::Result<()> {
         log_limit: 256 << 20,
         log_records: u64::MAX,
         policy: llm_core::flow::Policy::default(),
+        compress: llm_dom0::checkpoint::second::Compress::Never,
         encoder: None,
     };
     std::fs::create_dir_all(llm_dom0::control::RUN_DIR)?;

@@ -7,7 +7,10 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
-use llm_dom0::session::relay::{Limits, receive, send};
+use llm_core::frame::Method;
+use llm_dom0::checkpoint::second::Compress;
+use llm_dom0::control::SecondStageStatus;
+use llm_dom0::session::relay::{Limits, Sent, receive, send};
 use rustix::pipe::{SpliceFlags, splice};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -21,6 +24,42 @@ pub struct Args {
     pub shadow_pages: u32,
     /// Bytes that may wait between two threads.
     pub buffer: u64,
+    /// What is compressed while it waits for the connection.
+    pub compress: CompressWith,
+}
+
+/// As `llm protect --compress` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum CompressWith {
+    /// Nothing.
+    None,
+    /// By LZ4.
+    Lz4,
+    /// By zstd.
+    Zstd,
+    /// As it pays.
+    Auto,
+}
+
+impl CompressWith {
+    /// As it is said.
+    pub(in crate::bench) const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+            Self::Auto => "auto",
+        }
+    }
+
+    const fn choice(self) -> Compress {
+        match self {
+            Self::None => Compress::Never,
+            Self::Lz4 => Compress::By(Method::Lz4),
+            Self::Zstd => Compress::By(Method::Zstd),
+            Self::Auto => Compress::Auto,
+        }
+    }
 }
 
 /// What carries the stream.
@@ -38,12 +77,16 @@ pub enum End {
 
 /// What a process says when it is done.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Report {
+pub(in crate::bench) struct Report {
     /// Seconds of processor time since it was ready.
-    pub(super) cpu: f64,
+    pub(in crate::bench) cpu: f64,
     /// Of these, seconds of threads by their name.
-    pub(super) threads: BTreeMap<String, f64>,
-    pub(super) peak_rss_bytes: u64,
+    pub(in crate::bench) threads: BTreeMap<String, f64>,
+    pub(in crate::bench) peak_rss_bytes: u64,
+    /// Of a primary: seconds from the end of each epoch to its commit.
+    pub(in crate::bench) commits: Vec<f64>,
+    /// Of a primary: what was compressed.
+    pub(in crate::bench) second_stage: SecondStageStatus,
 }
 
 /// What a process says when it can begin.
@@ -59,11 +102,16 @@ const PIECE: usize = 1 << 20;
 pub fn run(args: &Args) -> io::Result<()> {
     let from = io::stdin().as_fd().try_clone_to_owned()?;
     let to = io::stdout().as_fd().try_clone_to_owned()?;
-    let limits = Limits { shadow_pages: args.shadow_pages, buffer: args.buffer };
+    let limits =
+        Limits { shadow_pages: args.shadow_pages, buffer: args.buffer, compress: args.compress.choice() };
     let before = process_time();
     eprintln!("{READY}");
+    let mut sent = Sent::default();
     let usages = match args.end {
-        End::Primary => send(from, TcpStream::from(to), &limits).map_err(io::Error::other)?,
+        End::Primary => {
+            sent = send(from, TcpStream::from(to), &limits).map_err(io::Error::other)?;
+            std::mem::take(&mut sent.threads)
+        }
         End::Backup => receive(TcpStream::from(from), File::from(to), &limits).map_err(io::Error::other)?,
         End::Copy => copy(from, to).map(|()| Vec::new())?,
         End::Splice => spliced(&from, &to).map(|()| Vec::new())?,
@@ -72,6 +120,8 @@ pub fn run(args: &Args) -> io::Result<()> {
         cpu: process_time().saturating_sub(before).as_secs_f64(),
         threads: usages.iter().map(|usage| (usage.thread.to_owned(), usage.cpu.as_secs_f64())).collect(),
         peak_rss_bytes: peak_rss(),
+        commits: sent.commits.iter().map(Duration::as_secs_f64).collect(),
+        second_stage: sent.second_stage,
     };
     eprintln!("{}", serde_json::to_string(&report)?);
     Ok(())

@@ -10,12 +10,22 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::bench::corpus::Workload;
 
-/// Pages of the guest: three times the bytes of a large cache. All are in the first epoch.
-pub(super) const GUEST_PAGES: usize = 24_576;
-/// Pages of each later epoch.
-const EPOCH_PAGES: usize = 4096;
+/// How large a guest is, and its epochs.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::bench) struct Shape {
+    /// Pages of the guest, all of which are in the first epoch.
+    pub(in crate::bench) guest: usize,
+    /// Pages of each later epoch; a multiple of 64.
+    pub(in crate::bench) epoch: usize,
+}
+
+impl Shape {
+    /// A guest with three times the bytes of a large cache.
+    pub(super) const LARGE: Self = Self { guest: 24_576, epoch: 4096 };
+}
+
 /// Neighbouring pages that change together: a run of the corpus.
-const RUN: usize = 64;
+pub(in crate::bench) const RUN: usize = 64;
 /// Pages of one memory record, as Xen writes them.
 const RECORD: usize = 1024;
 /// Bytes of the context of virtual CPUs.
@@ -23,17 +33,20 @@ const CONTEXT: usize = 6000;
 
 /// A stream in memory, as a file that can be spliced.
 #[derive(Debug)]
-pub(super) struct Input {
+pub(in crate::bench) struct Input {
     /// The stream, from its start.
-    pub(super) file: File,
-    pub(super) bytes: u64,
+    pub(in crate::bench) file: File,
+    pub(in crate::bench) bytes: u64,
     /// Guest pages in it.
-    pub(super) pages: u64,
-    pub(super) epochs: u64,
+    pub(in crate::bench) pages: u64,
+    pub(in crate::bench) epochs: u64,
     /// End of the first epoch.
-    pub(super) first_bytes: u64,
+    pub(in crate::bench) first_bytes: u64,
+    /// End of each epoch.
+    pub(in crate::bench) ends: Vec<u64>,
+    pub(in crate::bench) shape: Shape,
     /// XXH3-64 of all.
-    pub(super) digest: u64,
+    pub(in crate::bench) digest: u64,
 }
 
 impl Input {
@@ -42,15 +55,16 @@ impl Input {
     ///
     /// # Errors
     /// The system has no memory for it.
-    pub(super) fn new(workload: &Workload, bytes: u64) -> io::Result<Self> {
+    pub(in crate::bench) fn new(workload: &Workload, shape: Shape, bytes: u64) -> io::Result<Self> {
         let file = File::from(memfd_create("llm-stream", MemfdFlags::CLOEXEC)?);
-        let mut input = Self { file, bytes: 0, pages: 0, epochs: 0, first_bytes: 0, digest: 0 };
+        let ends = Vec::new();
+        let mut input = Self { file, bytes: 0, pages: 0, epochs: 0, first_bytes: 0, ends, shape, digest: 0 };
         let (mut writer, mut digest) = (StreamWriter::new(), Digest::new());
-        let mut is_new = vec![false; GUEST_PAGES];
-        let mut runs: Vec<usize> = (0..GUEST_PAGES / RUN).collect();
+        let mut is_new = vec![false; shape.guest];
+        let mut runs: Vec<usize> = (0..shape.guest / RUN).collect();
         let mut random = 1_u64;
         writer.start(b"{\"type\":\"pvh\"}", Guest::Hvm, 3);
-        let mut pfns: Vec<usize> = (0..GUEST_PAGES).collect();
+        let mut pfns: Vec<usize> = (0..shape.guest).collect();
         while input.bytes < bytes.max(1) {
             let page = |pfn: usize| -> Option<&Page> {
                 workload.pairs.get(pfn % workload.pairs.len())?.get(usize::from(is_new[pfn]))
@@ -64,12 +78,13 @@ impl Input {
             input.file.write_all(&epoch)?;
             input.bytes += epoch.len() as u64;
             input.pages += pfns.len() as u64;
+            input.ends.push(input.bytes);
             input.epochs += 1;
             if input.epochs == 1 {
                 input.first_bytes = input.bytes;
             }
             // The next epoch's runs: the first ones of a partial shuffle, in the order of their numbers.
-            let count = EPOCH_PAGES / RUN;
+            let count = shape.epoch / RUN;
             for at in 0..count {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let other = at + (random >> 33) as usize % (runs.len() - at);
@@ -85,7 +100,7 @@ impl Input {
     }
 
     /// Bytes of guest memory in it.
-    pub(super) fn page_bytes(&self) -> u64 {
+    pub(in crate::bench) fn page_bytes(&self) -> u64 {
         self.pages * PAGE as u64
     }
 }

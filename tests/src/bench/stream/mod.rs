@@ -2,8 +2,9 @@
 //! beside what only copies it.
 
 pub mod child;
-mod input;
-mod run;
+pub(super) mod input;
+pub(super) mod process;
+pub(super) mod run;
 mod table;
 
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -12,7 +13,7 @@ use std::time::Instant;
 
 use super::Error;
 use super::corpus::{self, Workload};
-use input::Input;
+use input::{Input, Shape};
 use run::{Carried, Way, carry};
 use table::{Row, print};
 
@@ -63,7 +64,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
 }
 
 fn measure(workload: &Workload, options: &Options) -> io::Result<Vec<Row>> {
-    let input = Input::new(workload, options.stream_bytes)?;
+    let input = Input::new(workload, Shape::LARGE, options.stream_bytes)?;
     // Once for the promise, and so that the stream's memory is there.
     carry(WAYS[0], &input, options.buffer, true)?;
     let mut taken: [Vec<Carried>; WAYS.len()] = Default::default();

@@ -1,10 +1,8 @@
 //! One stream from a pipe to another, through two processes and a connection of the loopback device.
 
-use std::env;
-use std::io::{self, BufRead as _, BufReader};
+use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,11 +10,12 @@ use llm_core::checksum::Digest;
 use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, splice};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::child::{READY, Report};
-use super::input::{GUEST_PAGES, Input};
+use super::child::{CompressWith, Report};
+use super::input::Input;
+use super::process::Process;
 
 /// Bytes of a pipe, and of one splice.
-const PIPE: usize = 1 << 20;
+pub(in crate::bench) const PIPE: usize = 1 << 20;
 
 /// What carries a stream.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +51,9 @@ pub(super) fn carry(way: Way, input: &Input, buffer: u64, check: bool) -> io::Re
     for end in [OwnedFd::from(source.try_clone()?), into.try_clone()?.into()] {
         fcntl_setpipe_size(&end, PIPE)?;
     }
-    let mut primary = Process::start(way.ends[0], buffer, from.into(), near.into())?;
-    let mut backup = Process::start(way.ends[1], buffer, far.into(), into.into())?;
+    let limits = (input.shape.guest, buffer, CompressWith::None);
+    let mut primary = Process::start(way.ends[0], limits, from.into(), near.into())?;
+    let mut backup = Process::start(way.ends[1], limits, far.into(), into.into())?;
     // Open until both have ended: to an end that splices, a pipe that nobody reads is an error even at the end.
     let sink = OwnedFd::from(sink);
     let begin = Instant::now();
@@ -126,48 +126,4 @@ fn compare(input: &Input, pipe: &OwnedFd) -> io::Result<Duration> {
 
 fn cut_short(taken: u64) -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, format!("the stream ended after {taken} bytes"))
-}
-
-/// One end's process.
-struct Process {
-    child: Child,
-    says: BufReader<ChildStderr>,
-}
-
-impl Process {
-    fn start(end: &str, buffer: u64, from: OwnedFd, to: OwnedFd) -> io::Result<Self> {
-        let program = env::current_exe()?.with_file_name("embedded");
-        let mut child = Command::new(&program)
-            .args(["stream", end, &GUEST_PAGES.to_string(), &buffer.to_string()])
-            .stdin(from)
-            .stdout(to)
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", program.display())))?;
-        let says = child.stderr.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        let mut process = Self { child, says: BufReader::new(says) };
-        let line = process.line()?;
-        if line == READY { Ok(process) } else { Err(io::Error::other(line)) }
-    }
-
-    fn line(&mut self) -> io::Result<String> {
-        let mut line = String::new();
-        self.says.read_line(&mut line)?;
-        Ok(line.trim_end().to_owned())
-    }
-
-    /// What it says at its end.
-    fn report(&mut self) -> io::Result<Report> {
-        let line = self.line()?;
-        self.child.wait()?;
-        serde_json::from_str(&line).map_err(|_| io::Error::other(format!("an end failed: {line}")))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // One that has ended cannot be killed, and is waited for all the same.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -42,7 +42,7 @@ impl Row {
         for (end, seconds) in ["source", "sink"].into_iter().zip(carried.outside) {
             cpu.insert(end.to_owned(), per_page(seconds));
         }
-        let later = input.page_bytes() - super::input::GUEST_PAGES as u64 * llm_core::page::PAGE as u64;
+        let later = input.page_bytes() - input.shape.guest as u64 * llm_core::page::PAGE as u64;
         Self {
             bench: "stream",
             name,

@@ -3,8 +3,8 @@
 use super::super::Input;
 use super::{Said, hello, hostile, index, number, path, round_trip, step};
 use llm_core::replication::{
-    Backup, BackupEvent, BackupPhase, ConnectionId, Data, EpochEnd, EpochError, Hello, Holder, Message, Mode,
-    ModeSet, Offer, Path, TakeOverReason, Timing, Welcome,
+    Backup, BackupEvent, BackupPhase, ConnectionId, Data, EpochEnd, EpochError, FEATURES, Hello, Holder,
+    Message, Mode, ModeSet, Offer, Path, TakeOverReason, Timing, Welcome,
 };
 use llm_core::time::Instant;
 
@@ -49,7 +49,7 @@ impl BackupHost {
 
     fn hello(&mut self, hello: &Hello) {
         let now = Instant::from_nanos(self.now);
-        let offer = Offer { modes: ModeSet::of(&[Mode::Remus]), shadow_pages_max: 16 };
+        let offer = Offer { modes: ModeSet::of(&[Mode::Remus]), shadow_pages_max: 16, features: FEATURES };
         let Some(machine) = &mut self.machine else {
             self.machine = Backup::admit(hello, Holder::Nobody, &offer, 1, now).ok();
             if self.machine.is_some() {

@@ -3,8 +3,8 @@
 use super::super::Input;
 use super::{Said, hostile, index, number, path, round_trip, step};
 use llm_core::replication::{
-    Addresses, CheckpointReason, ConnectionId, Message, Mode, OnBackupLoss, Path, Primary, PrimaryConfig,
-    PrimaryEvent, PrimaryPhase, Timing,
+    Addresses, CheckpointReason, ConnectionId, FEATURES, Message, Mode, OnBackupLoss, Path, Primary,
+    PrimaryConfig, PrimaryEvent, PrimaryPhase, Timing,
 };
 use llm_core::time::Instant;
 
@@ -34,6 +34,7 @@ impl PrimaryHost {
             timing,
             shadow_pages: 16,
             on_backup_loss,
+            features: FEATURES,
             max_open_epochs: 1,
         };
         Self {
