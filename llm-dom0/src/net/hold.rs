@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 
 /// Bytes of a chunk. The tail too short for another [`SLOT`] stays unused: at most a fifteenth.
 const CHUNK: usize = 1024 * 1024;
+/// Empty chunks kept, so that a queue that breathes does not allocate: what a quick link has under way.
+const SPARES: usize = 4;
 /// Mark of a packet that has none yet: above every limit.
 const UNSTAMPED: u64 = u64::MAX;
 /// Stands for the number of a packet that is in no log: above every limit.
@@ -45,8 +47,8 @@ struct Packet {
 pub(super) struct HoldQueue {
     chunks: VecDeque<Chunk>,
     packets: VecDeque<Packet>,
-    /// One empty chunk, kept so that a queue that breathes does not allocate.
-    spare: Option<Box<[u8]>>,
+    /// Empty chunks, [`SPARES`] at most.
+    spare: Vec<Box<[u8]>>,
     unstamped: usize,
     bytes: usize,
     mark: u64,
@@ -68,14 +70,14 @@ impl HoldQueue {
     /// Bytes allocated.
     #[cfg(test)]
     fn allocated(&self) -> usize {
-        (self.chunks.len() + usize::from(self.spare.is_some())) * CHUNK
+        (self.chunks.len() + self.spare.len()) * CHUNK
     }
 
     /// [`SLOT`] free bytes to write the next packet to. What is written there is a packet
     /// only once [`Self::push`] says so.
     pub(super) fn slot(&mut self) -> &mut [u8] {
         if self.chunks.back().is_none_or(|c| CHUNK - c.used < SLOT) {
-            let data = self.spare.take().unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice());
+            let data = self.spare.pop().unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice());
             self.chunks.push_back(Chunk { data, used: 0, packets: 0 });
         }
         let last = self.chunks.len() - 1;
@@ -146,7 +148,8 @@ impl HoldQueue {
         }
         chunk.used = 0;
         if self.chunks.len() > 1 {
-            self.spare = self.chunks.pop_front().map(|empty| empty.data);
+            let empty = self.chunks.pop_front().map(|empty| empty.data);
+            self.spare.extend(empty.filter(|_| self.spare.len() < SPARES));
             self.gone += 1;
         }
     }
@@ -226,7 +229,7 @@ mod tests {
             q.pop();
         }
         assert_eq!((q.bytes(), q.len(), q.front(by_mark(u64::MAX))), (0, 0, None));
-        assert!(q.allocated() <= 2 * CHUNK, "{} bytes kept by an empty queue", q.allocated());
+        assert!(q.allocated() <= (1 + SPARES) * CHUNK, "{} bytes kept by an empty queue", q.allocated());
     }
 
     #[test]

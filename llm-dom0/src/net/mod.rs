@@ -15,6 +15,7 @@ mod joint;
 mod lanes;
 mod learn;
 mod netlink;
+mod patience;
 mod permit;
 mod pump;
 mod recorder;

@@ -5,6 +5,7 @@ use super::error::NetError;
 use super::joint::{JointConfig, NetEvent, Shared, Stop};
 use super::lanes::Lanes;
 use super::learn::AddressBook;
+use super::patience::{LOOK, Patience};
 use super::stats::{add, set};
 use super::sys::{PacketSocket, Received, Tap};
 use super::vnet;
@@ -16,13 +17,18 @@ use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::Instant;
 
 /// Packets a side handles before the other has its turn.
 const BUDGET: usize = 256;
+/// Bytes that are read from the guest before they are noted and sent on: more would no longer be in the processor's cache then.
+const BUDGET_BYTES: usize = 512 * 1024;
 
 const VIF: u64 = 0;
 const TAP: u64 = 1;
 const WAKE: u64 = 2;
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// The closure that gives the epoch of what was read.
 pub(super) struct Mark(pub(super) Box<dyn Fn() -> u64 + Send>);
@@ -61,6 +67,7 @@ pub(super) struct Pump {
     lease_over: bool,
     tap_full: bool,
     interest: (EventFlags, EventFlags),
+    patience: Patience,
 }
 
 impl Pump {
@@ -97,6 +104,7 @@ impl Pump {
             lease_over: false,
             tap_full: false,
             interest: (EventFlags::IN, EventFlags::IN),
+            patience: Patience::new(thread::available_parallelism().map_or(1, usize::from)),
         })
     }
 
@@ -119,17 +127,10 @@ impl Pump {
 
     /// Waits for something to do and does a bounded part of it.
     fn turn(&mut self) -> io::Result<()> {
-        // Before the looks below, so that an acknowledgement is seen by them or wakes.
-        self.shared.await_log(self.hold.awaits_log() || self.log_is_full());
         self.set_interest()?;
         let mut ready = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(WAKE) }; 3];
-        // More than a turn's release may be due: then only look, do not wait.
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let timeout = self.due().then_some(&now);
-        let (events, _) = match epoll::wait(&self.epoll, &mut ready, timeout) {
-            Err(rustix::io::Errno::INTR) => return Ok(()),
-            other => other.map(|n| ready.split_at(n))?,
-        };
+        let ready_now = self.wait(&mut ready)?;
+        let events = ready.get(..ready_now).unwrap_or_default();
         let is_ready = |which| events.iter().any(|e| e.data.u64() == which);
         let (vif, tap, wake) = (is_ready(VIF), is_ready(TAP), is_ready(WAKE));
         if wake {
@@ -145,6 +146,39 @@ impl Pump {
         }
         self.flush_log();
         Ok(())
+    }
+
+    /// Waits for events, or until something can leave, and says how many there are. What has waited for an acknowledgement is seen
+    /// without a wake-up while this thread looks.
+    fn wait(&mut self, ready: &mut [epoll::Event]) -> io::Result<usize> {
+        let start = Instant::now();
+        if self.patience.looks() && !self.log_is_full() {
+            self.shared.await_log(false);
+            while start.elapsed() < LOOK {
+                let found = self.poll(ready, Some(NOW))?;
+                if found > 0 || self.due() {
+                    self.patience.waited(start.elapsed());
+                    return Ok(found);
+                }
+                // Whoever is waited for may be waiting for this processor.
+                thread::yield_now();
+            }
+        }
+        // Before the looks below, so that an acknowledgement is seen by them or wakes.
+        self.shared.await_log(self.hold.awaits_log() || self.log_is_full());
+        self.set_interest()?;
+        // More than a turn's release may be due: then only look, do not wait.
+        let found = self.poll(ready, self.due().then_some(NOW))?;
+        self.patience.waited(start.elapsed());
+        Ok(found)
+    }
+
+    /// The number of events there are, or comes after that time; none if a signal came.
+    fn poll(&self, ready: &mut [epoll::Event], timeout: Option<Timespec>) -> io::Result<usize> {
+        match epoll::wait(&self.epoll, ready, timeout.as_ref()) {
+            Err(rustix::io::Errno::INTR) => Ok(0),
+            other => other.map_err(io::Error::from),
+        }
     }
 
     /// Something can leave at once.
@@ -171,12 +205,16 @@ impl Pump {
     /// Takes what the guest sent into the hold. The mark is asked for after the last packet was
     /// read: asked before, it could be the mark of an epoch that ended in between.
     fn collect(&mut self) -> io::Result<usize> {
-        let mut read = 0;
+        let (mut read, mut bytes) = (0, 0);
         for _ in 0..BUDGET {
+            if bytes >= BUDGET_BYTES {
+                break;
+            }
             let slot = self.hold.slot();
             match self.shared.vif_socket.receive(&mut slot[vnet::TAG..]) {
                 Ok(received) => {
                     read += 1;
+                    bytes += received.len;
                     self.take(received);
                 }
                 Err(e) => {
