@@ -133,6 +133,9 @@ pub struct EgressStatus {
     pub released_packets: u64,
     /// Packets dropped because the queue was at its hard limit.
     pub dropped_packets: u64,
+    /// Packets for the guest that its interface would not take: its queue was full, or it was down.
+    #[serde(default)]
+    pub dropped_incoming_packets: u64,
     /// Connections whose numbers are translated, since the domain was taken over on this host before.
     #[serde(default)]
     pub translated_connections: u64,

@@ -35,6 +35,12 @@ pub enum Command {
         /// Connections of the load with many flows.
         #[arg(long, default_value_t = packet::FLOWS, value_name = "N")]
         flows: usize,
+        /// These modes only, with the bridge in any case.
+        #[arg(long, value_name = "NAME")]
+        mode: Vec<String>,
+        /// These loads only.
+        #[arg(long, value_name = "NAME")]
+        load: Vec<String>,
     },
     /// The ring between Dom0 and another domain, beside libxenvchan, TCP and memcpy; needs root and five minutes.
     Ring {
@@ -144,7 +150,12 @@ impl Command {
                 let time = Duration::from_secs(*seconds);
                 Ok(encoder::run(&encoder::Options { name: name.into(), llm, time })?)
             }
-            Self::Packet { seconds, flows } => Ok(packet::run(Duration::from_secs_f64(*seconds), *flows)?),
+            Self::Packet { seconds, flows, mode, load } => Ok(packet::run(&packet::Options {
+                time: Duration::from_secs_f64(*seconds),
+                flows: *flows,
+                modes: mode.clone(),
+                loads: load.clone(),
+            })?),
             Self::Ring { seconds, rounds } => {
                 lab::clean_on_exit(name)?;
                 let time = Duration::from_secs_f64(*seconds);

@@ -191,6 +191,7 @@ impl Network {
             sum.held_packets += stats.held_packets;
             sum.held_bytes += stats.held_bytes;
             sum.released_packets += stats.released_packets;
+            sum.dropped_incoming_packets += stats.dropped_ingress;
             sum.dropped_packets +=
                 stats.dropped_full + stats.dropped_socket + stats.dropped_unreadable + stats.dropped_egress;
         }

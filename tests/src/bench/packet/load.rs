@@ -19,7 +19,9 @@ const BLOCK: usize = 256 * 1024;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Latency {
     pub(super) p50: f64,
+    pub(super) p90: f64,
     pub(super) p99: f64,
+    pub(super) p999: f64,
     pub(super) per_second: f64,
 }
 
@@ -77,10 +79,37 @@ pub(super) fn link(every: Duration, lasts: Duration) -> io::Result<Latency> {
 
 fn paced_at(address: &str, every: Duration, lasts: Duration) -> io::Result<Latency> {
     let mut stream = connect(address, ECHO)?;
+    at_pace(every, lasts, || request(&mut stream))
+}
+
+/// A connection with the guest's echo.
+pub(super) fn connect_echo() -> io::Result<TcpStream> {
+    connect(GUEST, ECHO)
+}
+
+/// A connection with the backup's, over the link.
+pub(super) fn connect_link() -> io::Result<TcpStream> {
+    connect(BACKUP, ECHO)
+}
+
+/// Requests at a fixed pace, each followed by one on the other connection; a delay is that of both.
+pub(super) fn paced_both(
+    (mut first, mut second): (TcpStream, TcpStream),
+    every: Duration,
+    lasts: Duration,
+) -> io::Result<Latency> {
+    at_pace(every, lasts, || Ok(request(&mut first)? + request(&mut second)?))
+}
+
+fn at_pace(
+    every: Duration,
+    lasts: Duration,
+    mut request: impl FnMut() -> io::Result<f64>,
+) -> io::Result<Latency> {
     let (start, mut times) = (Instant::now(), Vec::new());
     let mut next = start;
     while start.elapsed() < lasts {
-        times.push(request(&mut stream)?);
+        times.push(request()?);
         next += every;
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
@@ -159,5 +188,11 @@ fn request(stream: &mut TcpStream) -> io::Result<f64> {
 fn latency(mut times: Vec<f64>, lasted: Duration) -> Latency {
     times.sort_by(f64::total_cmp);
     let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
-    Latency { p50: at(0.5), p99: at(0.99), per_second: times.len() as f64 / lasted.as_secs_f64() }
+    Latency {
+        p50: at(0.5),
+        p90: at(0.9),
+        p99: at(0.99),
+        p999: at(0.999),
+        per_second: times.len() as f64 / lasted.as_secs_f64(),
+    }
 }

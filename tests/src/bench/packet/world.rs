@@ -12,7 +12,12 @@ pub(super) const GUEST: &str = "10.77.0.2";
 /// The backup's address on the link.
 pub(super) const BACKUP: &str = "10.78.0.2";
 const PORT: u16 = 7707;
-const VIF: &str = "vif1.0";
+/// What stands for the guest's vif.
+pub(super) const VIF: &str = "vif1.0";
+/// The driver's TAP.
+pub(super) const TAP: &str = "llm1.0";
+/// The bridge's end of the client's cable.
+pub(super) const CLIENT_PORT: &str = "c0";
 const BRIDGE: &str = "br0";
 
 /// The namespaces. Dropped, they go with all that is in them.
@@ -49,10 +54,10 @@ impl World {
             format!("-n {h} link add {BRIDGE} type bridge mcast_snooping 0"),
             format!("-n {h} link set {BRIDGE} up"),
             format!("-n {g} link add eth0 type veth peer name {VIF} netns {h}"),
-            format!("-n {c} link add eth0 type veth peer name c0 netns {h}"),
+            format!("-n {c} link add eth0 type veth peer name {CLIENT_PORT} netns {h}"),
             format!("-n {b} link add eth0 type veth peer name rep0 netns {h}"),
             format!("-n {h} link set {VIF} master {BRIDGE} up"),
-            format!("-n {h} link set c0 master {BRIDGE} up"),
+            format!("-n {h} link set {CLIENT_PORT} master {BRIDGE} up"),
             format!("-n {h} addr add 10.78.0.1/24 dev rep0"),
             format!("-n {h} link set rep0 up"),
             format!("-n {g} addr add {GUEST}/24 dev eth0"),
@@ -153,6 +158,11 @@ impl Running {
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let output = output.ok_or_else(|| missing("The driver's output"))?;
         Ok(Self { child, input, output: BufReader::new(output), kill })
+    }
+
+    /// Its process.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     fn line(&mut self) -> Result<String> {
