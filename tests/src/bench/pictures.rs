@@ -33,10 +33,11 @@ pub fn run() -> Result<(), Error> {
 /// A picture: the bench's name, what it shows in words, and how it is made of the bench's rows.
 type Picture = (&'static str, &'static str, fn(&[Value]) -> Vec<Bars>);
 
-const PICTURES: [Picture; 5] = [
+const PICTURES: [Picture; 6] = [
     ("codec", "Time and bytes of the page codec and of others", codec),
     ("frame", "Time for small log records, by ours and by others", frame),
     ("stream", "Guest pages a second through the checkpoint pipe", stream),
+    ("link", "From an epoch's end to its commit over shaped links, by what is compressed", link),
     ("packet", "Throughput and latency of the packet path", packet),
     ("ring", "Throughput of the ring and of others", ring),
 ];
@@ -144,14 +145,39 @@ fn stream(rows: &[Value]) -> Vec<Bars> {
     distinct(rows, "workload").into_iter().map(panel).collect()
 }
 
+fn link(rows: &[Value]) -> Vec<Bars> {
+    let mut panels = Vec::new();
+    let rate = |row: &Value| row.get("link_bits_per_s").and_then(Value::as_u64).unwrap_or(0);
+    let mut rates: Vec<u64> = rows.iter().map(rate).collect();
+    rates.sort_unstable();
+    rates.dedup();
+    for bits in rates {
+        for workload in distinct(rows, "workload") {
+            let of = rows.iter().filter(|row| rate(row) == bits && text(row, "workload") == workload);
+            let title =
+                format!("{} Mb/s, {workload}: ms from an epoch's end to its commit, p50", bits / 1_000_000);
+            let name = |row: &Value| text(row, "name").to_owned();
+            panels.push(bars(&title, of, name, |row| number(row.get("commit_ms")?, "p50"), 1));
+        }
+    }
+    panels
+}
+
+/// Mode `remus` is left out: its bars would be ten thousand times as long.
 fn packet(rows: &[Value]) -> Vec<Bars> {
-    let panel = |bench: String| {
-        let of: Vec<_> = rows.iter().filter(|row| text(row, "bench") == bench).collect();
-        let unit = of.first().map_or("", |row| text(row, "unit")).to_owned();
-        let name = |row: &Value| text(row, "mode").to_owned();
-        bars(&format!("{bench}, {unit}"), of, name, |row| number(row, "value"), 1)
+    const SHOWN: [(&str, &str); 6] = [
+        ("upload", "bulk into the guest, MB/s"),
+        ("download", "bulk out of the guest, MB/s"),
+        ("paced: p50", "a request each millisecond: p50, us"),
+        ("paced: p99", "a request each millisecond: p99, us"),
+        ("busy: requests", "16 connections without a pause: requests a second"),
+        ("flows: p50", "connections that take turns: p50, us"),
+    ];
+    let panel = |(bench, title): (&str, &str)| {
+        let of = rows.iter().filter(|row| text(row, "bench") == bench && text(row, "mode") != "remus");
+        bars(title, of, |row| text(row, "mode").to_owned(), |row| number(row, "value"), 0)
     };
-    distinct(rows, "bench").into_iter().map(panel).collect()
+    SHOWN.map(panel).into()
 }
 
 fn ring(rows: &[Value]) -> Vec<Bars> {
