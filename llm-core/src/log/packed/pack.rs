@@ -65,7 +65,7 @@ impl Packer {
                 packed
             }
         };
-        self.check.add(number, len);
+        self.check.add(number, len, last.time);
         self.last = Some(last);
         Ok(packed)
     }

@@ -210,6 +210,18 @@ fn a_part_of_one_is_none_yet() {
 }
 
 #[test]
+fn a_wrong_time_is_found_though_a_whole_record_tells_the_next() {
+    // Found by fuzzing: only the last record's time was in the check.
+    let (packet, long) = ([5; 70], [5; 300]);
+    let records = [record(1, 100, &packet), record(2, 200, &packet), record(3, 300, &long)];
+    let mut packer = Box::new(Packer::new());
+    let mut packed: Vec<_> = records.iter().map(|record| pack(&mut packer, record)).collect();
+    packed[1][2] ^= 1;
+    let (good, bad) = packed.split_at(1);
+    assert_eq!(refused_by(good, &bad.concat(), &seal(&packer)), LogReason::Checksum);
+}
+
+#[test]
 fn a_bit_for_each_changed_lane() {
     let (first, mut second) = ([5; 128], [5; 128]);
     // What is ahead of them chooses the slot.

@@ -94,7 +94,7 @@ impl Unpacker {
             let slot = &mut self.slots[usize::from(*number)];
             (slot.vif, slot.flags) = (entry.vif, entry.flags);
             slot.put(entry.packet);
-            self.check.add(*number, number_of(entry.packet.len()));
+            self.check.add(*number, number_of(entry.packet.len()), last.time);
         } else if *number != 0 {
             return Err(LogError { offset: self.offset, reason: LogReason::Difference });
         }
@@ -129,7 +129,7 @@ impl Unpacker {
         self.check.settle(&self.slots);
         let slot = &mut self.slots[usize::from(number)];
         apply(&mut slot.bytes, changed, lanes);
-        self.check.add(number, len);
+        self.check.add(number, len, last.time);
         self.cursor.follow(lsn);
         self.last = Some(last);
         self.offset = self.offset.saturating_add((bytes.len() - rest.len()) as u64);

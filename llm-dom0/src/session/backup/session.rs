@@ -1,5 +1,6 @@
 //! One protected domain on its backup.
 
+mod compressed;
 mod logged;
 
 use std::io;
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use llm_core::frame::{CompressedHead, Kind};
+use llm_core::frame::Kind;
 use llm_core::replay::OnDivergence;
 use llm_core::replication::{
     Addresses, Backup, BackupEvent, BackupPhase, ConnectionId, Data, DiscardReason, EpochEnd, EpochError,
@@ -23,7 +24,6 @@ use super::log::LogStore;
 use super::replay::Replaying;
 use super::taken_over::TakenOver;
 use super::{BackupConfig, slot};
-use crate::checkpoint::second::unpack::UnpackError;
 use crate::clock;
 use crate::control::{SessionStatus, TakeoverStatus};
 use crate::link::{Connection, Incoming, Outbox};
@@ -261,37 +261,6 @@ impl Session {
         drop(core);
         let applied = intake.batch(frame.payload, || self.feeder.queue.buffer());
         self.applied(connection, intake, applied.map_err(IntakeError::from), first)
-    }
-
-    /// Batches that were compressed together. A connection that starts anew may bring some that are here already.
-    fn handle_compressed(&self, connection: ConnectionId, frame: &Incoming<'_>) -> ControlFlow<()> {
-        let mut intake = self.intake();
-        let mut core = self.lock();
-        let batches = match CompressedHead::parse(frame.payload) {
-            Ok((head, _)) => u64::from(head.batches),
-            Err(error) => {
-                return self.corrupt(connection, intake, core, &UnpackError::Head(error).to_string());
-            }
-        };
-        let mut had = 0;
-        for seq in frame.seq..frame.seq.saturating_add(batches) {
-            match core.machine.data_received(connection, seq) {
-                Data::Accept => {}
-                Data::Duplicate => had += 1,
-                Data::Gap { expected } => {
-                    tracing::warn!(domain = self.domain, expected, got = seq, "data is missing");
-                    return ControlFlow::Break(());
-                }
-                Data::Stale => return ControlFlow::Break(()),
-            }
-        }
-        if had as u64 == batches {
-            return ControlFlow::Continue(());
-        }
-        let (first, features) = (core.machine.committed().is_none(), core.machine.features());
-        drop(core);
-        let applied = intake.compressed(frame.payload, features, had, || self.feeder.queue.buffer());
-        self.applied(connection, intake, applied, first)
     }
 
     /// What came of data that the machine has counted.
