@@ -1,5 +1,4 @@
 //! Work that gives way to everything else.
-#![allow(unsafe_code)]
 
 use std::io;
 

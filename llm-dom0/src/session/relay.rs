@@ -183,13 +183,43 @@ mod tests {
         });
     }
 
-    /// Bytes of 16 values, like those of text: there is half to gain.
+    /// Some words again and again, like those of text: every method makes less of it.
     fn text(epoch: u64, pfn: u64) -> [u8; 4096] {
         let mut state = (epoch << 32 | pfn) + 1;
-        std::array::from_fn(|_| {
+        let mut page = [0; 4096];
+        for word in page.as_chunks_mut::<8>().0 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            b'a' + (state >> 60) as u8
-        })
+            *word = ((state >> 58) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+        }
+        page
+    }
+
+    /// What was compressed of a stream on its way over a slow link, out of which it comes as it went in.
+    fn over_a_slow_link(stream: &[u8], compress: Compress) -> SecondStageStatus {
+        let limits = Limits { shadow_pages: 1000, buffer: 4 << 20, compress };
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        // Else the kernel takes all there is.
+        socket2::SockRef::from(&listener).set_recv_buffer_size(64 << 10).expect("a size");
+        let near = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let middle = listener.accept().expect("a connection").0;
+        let (out_of_it, far) = ends();
+        let (from, mut source) = io::pipe().expect("a pipe");
+        let (mut sink, into) = io::pipe().expect("a pipe");
+        let mut out = Vec::new();
+        let sent = std::thread::scope(|scope| {
+            scope.spawn(|| slow_link(middle, out_of_it, 20_000_000));
+            scope.spawn(|| {
+                source.write_all(stream).expect("the pipe");
+                drop(source);
+            });
+            let sent = scope.spawn(move || send(from.into(), near, &limits));
+            let received = scope.spawn(move || receive(far, into, &limits));
+            sink.read_to_end(&mut out).expect("the pipe");
+            received.join().expect("a thread").expect("received");
+            sent.join().expect("a thread").expect("sent")
+        });
+        assert!(out == stream, "the stream differs with {compress:?}");
+        sent.second_stage
     }
 
     #[test]
@@ -201,41 +231,12 @@ mod tests {
             writer.pages(pages.iter().map(|(pfn, page)| (*pfn, Some(page)))).epoch_end(b"context", None);
         }
         let stream = writer.take();
-        for compress in
-            [Compress::By(Method::Lz4), Compress::By(Method::Zstd), Compress::Auto, Compress::Never]
-        {
-            let limits = Limits { shadow_pages: 1000, buffer: 4 << 20, compress };
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
-            // Else the kernel takes all there is.
-            socket2::SockRef::from(&listener).set_recv_buffer_size(64 << 10).expect("a size");
-            let near = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
-            let middle = listener.accept().expect("a connection").0;
-            let (out_of_it, far) = ends();
-            let (from, mut source) = io::pipe().expect("a pipe");
-            let (mut sink, into) = io::pipe().expect("a pipe");
-            let mut out = Vec::new();
-            let sent = std::thread::scope(|scope| {
-                scope.spawn(|| slow_link(middle, out_of_it, 20_000_000));
-                scope.spawn(|| {
-                    source.write_all(&stream).expect("the pipe");
-                    drop(source);
-                });
-                let sent = scope.spawn(move || send(from.into(), near, &limits));
-                let received = scope.spawn(move || receive(far, into, &limits));
-                sink.read_to_end(&mut out).expect("the pipe");
-                received.join().expect("a thread").expect("received");
-                sent.join().expect("a thread").expect("sent")
-            });
-            assert!(out == stream, "the stream differs with {compress:?}");
-            let stage = sent.second_stage;
-            if compress == Compress::Never {
-                assert_eq!(stage, SecondStageStatus::default());
-            } else {
-                assert!(
-                    stage.frames > 0 && stage.bytes_after < stage.bytes_before,
-                    "{compress:?}: {stage:?}"
-                );
-            }
+        assert_eq!(over_a_slow_link(&stream, Compress::Never), SecondStageStatus::default());
+        for compress in [Compress::By(Method::Lz4), Compress::By(Method::Zstd), Compress::Auto] {
+            // On a processor that others keep busy all the time nothing is compressed, and rightly so: then once more.
+            let mut stages = (0..40).map(|_| over_a_slow_link(&stream, compress));
+            let stage = stages.find(|stage| stage.frames > 0).expect("something is compressed some time");
+            assert!(stage.bytes_after < stage.bytes_before, "{compress:?}: {stage:?}");
         }
     }
 
