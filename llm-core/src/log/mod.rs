@@ -26,6 +26,8 @@
 //! assert_eq!(lsn, 2);
 //! # Ok::<(), llm_core::log::LogError>(())
 //! ```
+//!
+//! On their way to another host they take less than half of their bytes: see [`Packer`].
 
 mod cursor;
 mod error;

@@ -1,8 +1,6 @@
 //! The unpacker of log records on any bytes, and on packed records that were damaged.
 
-use llm_core::log::{
-    Entry, Flags, LogError, MAX_SMALL, Packer, Record, RecordKind, SEAL, Unpacked, Unpacker,
-};
+use llm_core::log::{Entry, Flags, LogError, Packer, Record, RecordKind, SEAL, Unpacked, Unpacker};
 use llm_core::time::Instant;
 
 use super::Input;
@@ -101,7 +99,7 @@ fn pack(records: &[Owned]) -> Vec<u8> {
     let mut all = Vec::new();
     for few in records.chunks(3) {
         for record in few {
-            let mut out = vec![0; MAX_SMALL.max(42 + record.packet.len())];
+            let mut out = vec![0; Packer::room(record.packet.len())];
             let len = packer.pack(&record.record(), &mut out).expect("room");
             all.extend(&out[..len]);
         }

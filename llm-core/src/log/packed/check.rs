@@ -1,24 +1,37 @@
 //! The check of what both ends remember.
 //!
-//! It is to find a fault of one end, not of the way between them, for which each frame has its digest; so it is cheap. One changed word
-//! of a slot always changes it.
+//! It is to find a fault of one end, not of the way between them, for which each frame has its digest; so it is cheap. One changed half
+//! of a word of a slot always changes it.
 
-use super::{BLOCK, Last, SLOTS, Slot};
+use super::{About, BLOCK, Last, MAX, SLOTS, Slot};
 
-/// Odd numbers: splitmix64 of 1 to 4, with the lowest bit set.
-const FACTORS: [u64; 4] = {
-    let mut factors = [0; 4];
+/// A key for each word of a slot. They are numbers of splitmix64 from state 0, the first three of which are [`FACTORS`].
+const KEYS: [u64; MAX / size_of::<u64>()] = splitmix64(FACTORS.len());
+
+/// Odd numbers.
+const FACTORS: [u64; 3] = {
+    let [f0, f1, f2] = splitmix64(0);
+    [f0 | 1, f1 | 1, f2 | 1]
+};
+
+/// Numbers of the generator `splitmix64`, behind the first `skipped` of them.
+///
+/// Source: <https://prng.di.unimi.it/splitmix64.c>.
+const fn splitmix64<const N: usize>(skipped: usize) -> [u64; N] {
+    let mut numbers = [0; N];
     let (mut i, mut state) = (0, 0_u64);
-    while i < factors.len() {
+    while i < skipped + N {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = state;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        factors[i] = (x ^ (x >> 31)) | 1;
+        if i >= skipped {
+            numbers[i - skipped] = x ^ (x >> 31);
+        }
         i += 1;
     }
-    factors
-};
+    numbers
+}
 
 /// Of all small records so far.
 ///
@@ -47,7 +60,7 @@ impl Check {
     pub(super) fn value(self, slots: &[Slot; SLOTS], last: Option<&Last>) -> u64 {
         let sum = self.newest.map_or(self.sum, |newest| newest.added_to(self.sum, slots));
         // No record skips a number, and none goes back to an earlier epoch: if the last ones are right, so are all.
-        let [_, f1, f2, _] = FACTORS;
+        let [_, f1, f2] = FACTORS;
         last.map_or(sum, |last| sum ^ last.lsn.wrapping_mul(f1) ^ last.epoch.wrapping_mul(f2))
     }
 
@@ -70,28 +83,31 @@ impl Newest {
     #[inline(always)]
     fn added_to(self, sum: u64, slots: &[Slot; SLOTS]) -> u64 {
         let slot = &slots[usize::from(self.slot)];
-        let small = u64::from(self.len) | u64::from(slot.flags.bits()) << 8 | u64::from(slot.vif) << 32;
-        let [f0, f1, f2, f3] = FACTORS;
-        let ([even, odd], [evens, odds]) = sums(slot);
-        let words = [
-            even.wrapping_add(small).wrapping_mul(f0),
-            odd.wrapping_add(self.time).wrapping_mul(f1),
-            evens.wrapping_mul(f2),
-            odds.wrapping_mul(f3),
-        ];
-        words.iter().fold(sum.rotate_left(29), |sum, word| sum ^ word).wrapping_mul(f0)
+        let About { kind, vif, flags } = slot.about;
+        let about = u64::from(flags.bits()) << 8 | u64::from(kind.code()) << 24 | u64::from(vif) << 32;
+        let small = u64::from(self.len) | about;
+        let [f0, f1, _] = FACTORS;
+        let [even, odd] = sums(slot);
+        let words = even.wrapping_add(small).wrapping_mul(f0) ^ odd.wrapping_add(self.time).wrapping_mul(f1);
+        (sum.rotate_left(29) ^ words).wrapping_mul(f0)
     }
 }
 
-/// Sums of the even and of the odd words, and the sums of these sums as they grow: two lanes for the compiler, and no multiplication.
+/// Sums over the even and over the odd words: two lanes for the compiler.
+///
+/// Of each word, its two halves are multiplied with each other, as in NH (Black et al., "UMAC", CRYPTO 1999), which spreads a change of
+/// the highest bits too. With the word itself added, a change of one half is never lost: the sum is
+/// (low half + 2^32) * (high half + 1) - 2^32.
 #[inline(always)]
-fn sums(slot: &Slot) -> ([u64; 2], [u64; 2]) {
-    let (mut sum, mut sums) = ([0_u64; 2], [0_u64; 2]);
-    for block in slot.bytes.as_chunks::<BLOCK>().0 {
-        for (i, word) in block.as_chunks().0.iter().enumerate() {
-            sum[i] = sum[i].wrapping_add(u64::from_le_bytes(*word));
-            sums[i] = sums[i].wrapping_add(sum[i]);
+fn sums(slot: &Slot) -> [u64; 2] {
+    let mut sums = [0_u64; 2];
+    let keys: &[[u64; 2]] = KEYS.as_chunks().0;
+    for (block, keys) in slot.bytes.as_chunks::<BLOCK>().0.iter().zip(keys) {
+        for ((sum, word), key) in sums.iter_mut().zip(block.as_chunks().0).zip(keys) {
+            let word = u64::from_le_bytes(*word) ^ key;
+            let product = (word & u64::from(u32::MAX)).wrapping_mul(word >> 32);
+            *sum = sum.wrapping_add(word).wrapping_add(product);
         }
     }
-    (sum, sums)
+    sums
 }

@@ -1,7 +1,7 @@
 //! Log records as differences within a flow, for the way to the backup.
 //!
-//! The packets of a flow differ from each other in few bytes, and small ones are mostly headers: packed, they take less than half of
-//! their own bytes, where a record takes 40 more. [`Packer`] and [`Unpacker`] each remember a packet in each of [`SLOTS`] slots,
+//! The packets of a flow differ from each other in few bytes, and small ones are mostly headers; so do the notes on what the domain
+//! sends. Packed, they take less than half of their own bytes, where a record takes 40 more. [`Packer`] and [`Unpacker`] each remember a packet in each of [`SLOTS`] slots,
 //! 34 KiB in all. The bytes are specified in `docs/wire-format.md`.
 //!
 //! Both remember the same as long as every packed record is unpacked once and in order. So a session of its own begins with new ones at both
@@ -43,7 +43,7 @@ pub use unpack::{Unpacked, Unpacker};
 
 use super::{Entry, Flags, HEADER, RecordKind};
 
-/// Packets that each end remembers.
+/// Packets, and notes, that each end remembers.
 pub const SLOTS: usize = 256;
 
 /// Room that the record of a packet of at most 128 bytes needs, whichever way it goes. Bytes behind the packed record may be overwritten,
@@ -81,12 +81,27 @@ const MAX: usize = 128;
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     bytes: [u8; MAX],
+    about: About,
+}
+
+/// What a difference has of its slot, but for the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct About {
+    kind: RecordKind,
     vif: u16,
     flags: Flags,
 }
 
+impl About {
+    #[inline]
+    const fn of(entry: &Entry<'_>) -> Self {
+        Self { kind: entry.kind, vif: entry.vif, flags: entry.flags }
+    }
+}
+
 impl Slot {
-    const EMPTY: Self = Self { bytes: [0; MAX], vif: 0, flags: Flags::NONE };
+    const EMPTY: Self =
+        Self { bytes: [0; MAX], about: About { kind: RecordKind::Input, vif: 0, flags: Flags::NONE } };
 
     /// Remembers a small packet.
     #[inline(always)]
@@ -114,7 +129,7 @@ struct Last {
 /// Whether a record is remembered.
 #[inline]
 fn is_small(entry: &Entry<'_>) -> bool {
-    entry.kind == RecordKind::Input && (MIN..=MAX).contains(&entry.packet.len())
+    matches!(entry.kind, RecordKind::Input | RecordKind::Note) && (MIN..=MAX).contains(&entry.packet.len())
 }
 
 /// Bytes of the bits that tell which lanes of a packet of `len` bytes are changed.

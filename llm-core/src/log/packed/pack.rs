@@ -1,12 +1,12 @@
 //! Packs records.
 
 use super::super::writer::{AppendError, LogWriter};
-use super::super::{Flags, Record};
+use super::super::{Entry, Flags, HEADER, Record, RecordKind};
 use super::check::Check;
 use super::lanes::changed;
 use super::{
-    DIFFERENCE_HEAD, LANE, LANES, Last, MAX_SMALL, SEAL, SEALED, SLOTS, Slot, UNROLLED, WHOLE, WHOLE_HEAD,
-    is_small, mask_bytes, number_of,
+    About, DIFFERENCE_HEAD, LANE, LANES, Last, MAX, MAX_SMALL, SEAL, SEALED, SLOTS, Slot, UNROLLED, WHOLE,
+    WHOLE_HEAD, is_small, mask_bytes, number_of,
 };
 
 /// Packs records, one after the other.
@@ -30,8 +30,14 @@ impl Packer {
         Self { slots: [Slot::EMPTY; SLOTS], last: None, check: Check::new() }
     }
 
-    /// Writes a record to the front of `out`, packed, and returns its bytes. It asks for a
-    /// room of [`MAX_SMALL`] bytes for packets of up to 128 bytes, else 2 bytes more than the record has, and touches none behind.
+    /// Room that [`pack`](Self::pack) asks for, in bytes, for a record of a packet of `len` bytes.
+    #[must_use]
+    pub const fn room(len: usize) -> usize {
+        if len > MAX { WHOLE_HEAD + HEADER + len } else { MAX_SMALL }
+    }
+
+    /// Writes a record to the front of `out`, packed, and returns its bytes. It asks for [`room`](Self::room), and touches
+    /// no bytes behind.
     ///
     /// # Errors
     ///
@@ -47,20 +53,19 @@ impl Packer {
         }
         let room: &mut [u8; MAX_SMALL] = out.first_chunk_mut().ok_or(AppendError::Full)?;
         let len = number_of(entry.packet.len());
-        let number = slot_of(entry.packet, entry.flags);
+        let (number, about) = (slot_of(entry), About::of(entry));
         self.check.settle(&self.slots);
         let slot = &mut self.slots[usize::from(number)];
         let passed = self.last.and_then(|before| follows(&before, &last));
-        let as_before = slot.vif == entry.vif && slot.flags == entry.flags;
         let packed = match passed {
-            Some(passed) if as_before => {
+            Some(passed) if slot.about == about => {
                 let [t0, t1, t2, t3] = passed.to_le_bytes();
                 *room.first_chunk_mut().ok_or(AppendError::Full)? = [len, number, t0, t1, t2, t3];
                 difference(slot, entry.packet, room)
             }
             _ => {
                 let packed = whole(record, number, room)?;
-                (slot.vif, slot.flags) = (entry.vif, entry.flags);
+                slot.about = about;
                 slot.put(entry.packet);
                 packed
             }
@@ -129,13 +134,16 @@ fn difference(slot: &mut Slot, packet: &[u8], out: &mut [u8; MAX_SMALL]) -> usiz
 
 /// Where packets of this flow are remembered. Any place would do, a place of its own packs best.
 #[inline]
-fn slot_of(bytes: &[u8], flags: Flags) -> u8 {
-    let at = if flags.contains(Flags::VNET_HEADER) { 10 } else { 0 };
+fn slot_of(entry: &Entry<'_>) -> u8 {
+    let bytes = entry.packet;
+    let at = if entry.flags.contains(Flags::VNET_HEADER) { 10 } else { 0 };
     let word =
         |at: usize| bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b));
-    // Of IPv4 both addresses and both ports, of IPv6 a part of them and the ports.
+    // Of IPv4 both addresses and both ports, of IPv6 a part of them and the ports. A note begins with them.
     let is_v6 = bytes.get(at + 12) == Some(&0x86);
-    let (addresses, ports) = if is_v6 {
+    let (addresses, ports) = if entry.kind == RecordKind::Note {
+        (word(8) ^ word(16).rotate_left(8) ^ word(24).rotate_left(16) ^ word(32).rotate_left(32), word(4))
+    } else if is_v6 {
         (word(at + 30).rotate_left(32) ^ word(at + 46), word(at + 54))
     } else {
         (word(at + 26), word(at + 34))

@@ -1,11 +1,11 @@
 //! Unpacks records. Nothing in them is trusted.
 
 use super::super::cursor::Cursor;
-use super::super::{Entry, HEADER, LogError, LogReason, Record, RecordKind};
+use super::super::{Entry, HEADER, LogError, LogReason, Record};
 use super::check::Check;
 use super::{
-    DIFFERENCE_HEAD, LANE, LANES, Last, MAX, MIN, SEAL, SEALED, SLOTS, Slot, WHOLE, WHOLE_HEAD, is_small,
-    low, mask_bytes, number_of,
+    About, DIFFERENCE_HEAD, LANE, LANES, Last, MAX, MIN, SEAL, SEALED, SLOTS, Slot, WHOLE, WHOLE_HEAD,
+    is_small, low, mask_bytes, number_of,
 };
 use crate::time::Instant;
 
@@ -47,6 +47,12 @@ impl Unpacker {
             check: Check::new(),
             offset: 0,
         }
+    }
+
+    /// Remembers nothing yet; the first record must be the one behind those that `cursor` has taken.
+    #[must_use]
+    pub const fn behind(cursor: Cursor) -> Self {
+        Self { cursor, ..Self::new() }
     }
 
     /// Packed bytes taken so far, seals included.
@@ -92,7 +98,7 @@ impl Unpacker {
         if is_small(entry) {
             self.check.settle(&self.slots);
             let slot = &mut self.slots[usize::from(*number)];
-            (slot.vif, slot.flags) = (entry.vif, entry.flags);
+            slot.about = About::of(entry);
             slot.put(entry.packet);
             self.check.add(*number, number_of(entry.packet.len()), last.time);
         } else if *number != 0 {
@@ -134,10 +140,10 @@ impl Unpacker {
         self.last = Some(last);
         self.offset = self.offset.saturating_add((bytes.len() - rest.len()) as u64);
         *bytes = rest;
-        let Slot { bytes: made, vif, flags } = slot;
-        let packet = made.get(..bytes_len).unwrap_or_default();
-        let (kind, time) = (RecordKind::Input, Instant::from_nanos(time));
-        let entry = Entry { kind, epoch: last.epoch, time, vif: *vif, flags: *flags, packet };
+        let About { kind, vif, flags } = slot.about;
+        let packet = slot.bytes.get(..bytes_len).unwrap_or_default();
+        let time = Instant::from_nanos(time);
+        let entry = Entry { kind, epoch: last.epoch, time, vif, flags, packet };
         Ok(Some(Record { lsn, entry }))
     }
 }
