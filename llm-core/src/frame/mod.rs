@@ -69,6 +69,8 @@ impl Kind {
     pub const LOG: Self = Self(4);
     /// Batches that follow each other, compressed together; see [`CompressedHead`].
     pub const COMPRESSED: Self = Self(5);
+    /// Packed records of the input log, and a seal behind them; see [`log::Packer`](crate::log::Packer).
+    pub const PACKED_LOG: Self = Self(6);
 }
 
 /// Writes a frame to `out`: its header, then its payload.

@@ -49,8 +49,10 @@ use serde::{Deserialize, Serialize};
 pub const PROTOCOL_MIN: u16 = 1;
 /// Newest protocol version spoken here.
 pub const PROTOCOL_MAX: u16 = 1;
-/// Optional abilities that are defined: the methods of compressed batches. Each side offers those that it has.
-pub const FEATURES: u64 = Method::Lz4.feature() | Method::Zstd.feature();
+/// Optional abilities that are defined: the methods of compressed batches, and [`PACKED_LOG`]. Each side offers those that it has.
+pub const FEATURES: u64 = Method::Lz4.feature() | Method::Zstd.feature() | PACKED_LOG;
+/// The ability to read [packed log records](crate::log::Packer), which then a whole session sends.
+pub const PACKED_LOG: u64 = 4;
 
 /// Number of the first epoch of a session.
 pub const FIRST_EPOCH: u64 = 1;

@@ -148,6 +148,9 @@ pub struct LogStatus {
     pub records: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// What they took on their way, packed where the backup can read that.
+    #[serde(default)]
+    pub sent_bytes: u64,
     /// Bytes that the backup has not acknowledged.
     pub unacknowledged_bytes: u64,
     /// Bytes since the last checkpoint.

@@ -348,4 +348,5 @@ fn only_what_both_have_is_agreed_on() {
     assert_eq!(features(1, 2), 0);
     assert_eq!(features(0, 3), 0, "an older primary");
     assert_eq!(features(u64::MAX, 3), 3, "a newer one");
+    assert_eq!(features(u64::MAX, u64::MAX), FEATURES);
 }

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use llm_core::log::{Cursor, Cut, LogError, Record, RecordKind};
+use llm_core::log::{
+    Cursor, Cut, HEADER, LogError, LogReason, LogWriter, Record, RecordKind, Unpacked, Unpacker,
+};
 use llm_core::replay::{LogSource, Replay, Retention};
 
 /// Connections that can be carried over a take-over.
@@ -14,6 +16,8 @@ pub(super) struct LogStore {
     records: VecDeque<Stored>,
     bytes: u64,
     cursor: Cursor,
+    /// From the first packed record on, and then for all.
+    unpacker: Option<Box<Unpacker>>,
     retention: Box<Retention<FLOWS>>,
     /// Ends of epochs that are not committed yet, with their numbers.
     cuts: VecDeque<(u64, Cut)>,
@@ -32,6 +36,7 @@ impl LogStore {
             records: VecDeque::new(),
             bytes: 0,
             cursor: Cursor::new(None),
+            unpacker: None,
             retention: Box::new(Retention::new()),
             cuts: VecDeque::new(),
             committed: 0,
@@ -45,22 +50,53 @@ impl LogStore {
             let before = frame;
             let Some(record) = self.cursor.take(&mut frame)? else { break };
             let bytes = before.get(..before.len() - frame.len()).unwrap_or_default();
-            self.records.push_back(Stored { lsn: record.lsn, bytes: bytes.into() });
-            self.bytes += bytes.len() as u64;
-            if record.entry.kind == RecordKind::Cut
-                && let Ok(cut) = Cut::parse(record.entry.packet)
-            {
-                if cut.epoch() == 0 {
-                    // No checkpoint is there yet, and any that comes will hold this.
-                    self.fold(record.lsn, cut);
-                } else {
-                    self.cuts.push_back((record.lsn, cut));
-                    ended = Some(cut.epoch());
-                }
-            }
+            let stored = Stored { lsn: record.lsn, bytes: bytes.into() };
+            ended = self.keep(stored, cut_of(&record)).or(ended);
         }
         self.cursor.finish(frame)?;
         Ok(ended)
+    }
+
+    /// Takes in a frame of packed records, which count only with the seal behind them. The newest epoch that it ends, if any.
+    pub(super) fn unpack(&mut self, mut frame: &[u8]) -> Result<Option<u64>, LogError> {
+        let cursor = self.cursor;
+        let unpacker = self.unpacker.get_or_insert_with(|| Box::new(Unpacker::behind(cursor)));
+        let (mut taken, mut ended, mut sealed) = (Vec::new(), None, false);
+        loop {
+            let offset = unpacker.offset();
+            match unpacker.take(&mut frame)? {
+                Some(Unpacked::Record(record)) => {
+                    let stored = Stored::of(&record).map_err(|reason| LogError { offset, reason })?;
+                    taken.push((stored, cut_of(&record)));
+                    sealed = false;
+                }
+                Some(Unpacked::Seal) => sealed = true,
+                None => break,
+            }
+        }
+        if !sealed || !frame.is_empty() {
+            let reason = LogReason::Truncated { have: frame.len() };
+            return Err(LogError { offset: unpacker.offset(), reason });
+        }
+        for (stored, cut) in taken {
+            ended = self.keep(stored, cut).or(ended);
+        }
+        Ok(ended)
+    }
+
+    /// The epoch that the record ends.
+    fn keep(&mut self, stored: Stored, cut: Option<Cut>) -> Option<u64> {
+        let lsn = stored.lsn;
+        self.bytes += stored.bytes.len() as u64;
+        self.records.push_back(stored);
+        let cut = cut?;
+        if cut.epoch() == 0 {
+            // No checkpoint is there yet, and any that comes will hold this.
+            self.fold(lsn, cut);
+            return None;
+        }
+        self.cuts.push_back((lsn, cut));
+        Some(cut.epoch())
     }
 
     /// That epoch is committed: what its checkpoint provably holds goes.
@@ -118,7 +154,20 @@ impl LogSource for LogStore {
     }
 }
 
+fn cut_of(record: &Record<'_>) -> Option<Cut> {
+    if record.entry.kind == RecordKind::Cut { Cut::parse(record.entry.packet).ok() } else { None }
+}
+
 impl Stored {
+    /// The record as one that is not packed.
+    fn of(record: &Record<'_>) -> Result<Self, LogReason> {
+        let len = record.entry.packet.len();
+        let mut bytes = vec![0; HEADER + len].into_boxed_slice();
+        let written = LogWriter::new(&mut bytes, record.lsn).append(&record.entry);
+        let too_long = LogReason::TooLong { len: u32::try_from(len).unwrap_or(u32::MAX) };
+        written.map_or(Err(too_long), |lsn| Ok(Self { lsn, bytes }))
+    }
+
     /// It was read before, so it can be read again.
     fn record(&self) -> Option<Record<'_>> {
         Cursor::new(None).take(&mut &*self.bytes).ok().flatten()
@@ -130,7 +179,7 @@ mod tests {
     use super::*;
     use llm_core::flow::build::{self, BUILT_MAX, Link, Says};
     use llm_core::flow::{Direction, FlowKey, NO_VLAN, Packet, TCP, VNET_HEADER, flags};
-    use llm_core::log::{Entry, Flags, HEADER, LogWriter, Note};
+    use llm_core::log::{Entry, Flags, Note, Packer, SEAL, records};
     use llm_core::time::Instant;
 
     fn key() -> FlowKey {
@@ -201,6 +250,61 @@ mod tests {
         let records = [input(10, 0, flags::SYN), note(500, 11, flags::SYN | flags::ACK, 5), cut(0, 9)];
         assert_eq!(store.append(&frame(1, 1, &records)), Ok(None));
         assert_eq!(store.records.iter().map(|stored| stored.lsn).collect::<Vec<_>>(), [3]);
+    }
+
+    /// A frame as [`frame`] makes it, packed, with a seal behind.
+    fn packed(packer: &mut Packer, first: u64, epoch: u64, entries: &[(RecordKind, Vec<u8>)]) -> Vec<u8> {
+        let mut all = Vec::new();
+        for record in records(&frame(first, epoch, entries), None) {
+            let record = record.expect("sound");
+            let mut out = vec![0; Packer::room(record.entry.packet.len())];
+            let len = packer.pack(&record, &mut out).expect("room");
+            all.extend(&out[..len]);
+        }
+        let mut seal = [0; SEAL];
+        assert_eq!(packer.seal(&mut seal), Ok(SEAL));
+        all.extend(seal);
+        all
+    }
+
+    #[test]
+    fn packed_records_are_kept_as_others_are() {
+        let (mut store, mut other, mut packer) = (LogStore::new(), LogStore::new(), Packer::new());
+        let frames = [
+            vec![input(10, 0, flags::SYN), note(500, 11, flags::SYN | flags::ACK, 5), cut(1, 9)],
+            vec![input(11, 501, flags::ACK), note(501, 12, flags::ACK, 9)],
+            vec![cut(2, 20), input(12, 501, flags::ACK), cut(3, 30)],
+        ];
+        let mut first = 1;
+        for entries in frames {
+            let plain = frame(first, 1, &entries);
+            let ended = store.unpack(&packed(&mut packer, first, 1, &entries));
+            assert_eq!(ended, other.append(&plain));
+            first += entries.len() as u64;
+        }
+        assert_eq!(store.fill(), other.fill());
+        assert!(store.records().eq(other.records()));
+        store.committed(1);
+        other.committed(1);
+        assert!(store.records().eq(other.records()));
+    }
+
+    #[test]
+    fn a_packed_frame_without_its_seal_counts_for_nothing() {
+        let entries = [input(10, 0, flags::SYN), cut(1, 9)];
+        let good = packed(&mut Packer::new(), 1, 1, &entries);
+        let unsealed = &good[..good.len() - SEAL];
+        let mut wrong = good.clone();
+        *wrong.last_mut().expect("a seal") ^= 1;
+        let behind = [&good[..], unsealed].concat();
+        for bad in [unsealed, &good[..good.len() - 1], &wrong, &behind, &[]] {
+            let mut store = LogStore::new();
+            assert!(store.unpack(bad).is_err(), "{bad:x?}");
+            assert_eq!((store.fill(), store.cuts.len()), ((0, 0), 0));
+        }
+        let mut store = LogStore::new();
+        assert_eq!(store.append(&frame(1, 1, &entries)), Ok(Some(1)));
+        assert!(store.unpack(&packed(&mut Packer::new(), 4, 1, &entries)).is_err(), "3 is missing");
     }
 
     #[test]

@@ -171,7 +171,7 @@ impl Session {
             Kind::MESSAGE => self.handle_message(connection, frame.payload),
             Kind::BATCH | Kind::EPOCH_END => self.handle_data(connection, frame),
             Kind::COMPRESSED => self.handle_compressed(connection, frame),
-            Kind::LOG => self.handle_log(connection, frame),
+            Kind::LOG | Kind::PACKED_LOG => self.handle_log(connection, frame),
             kind => {
                 tracing::warn!(domain = self.domain, ?kind, "a frame of a kind that is not expected");
                 ControlFlow::Break(())

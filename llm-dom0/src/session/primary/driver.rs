@@ -338,6 +338,7 @@ impl Driver {
         match event {
             PrimaryEvent::Connect { connection } => self.session.paths.dial(connection),
             PrimaryEvent::Connected { connection, version, features } => {
+                self.session.features = features;
                 if connection.path == Path::Bulk {
                     self.session.squeeze(self.config.compress, features, &self.second_stage);
                 }

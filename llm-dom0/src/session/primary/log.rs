@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use llm_core::flow::{Class, Direction, Packet, Policy, Tracker, VNET_HEADER};
 use llm_core::frame::Kind;
-use llm_core::log::{Carry, Cut, Entry, Flags, HEADER, LogWriter, Note, RecordKind};
+use llm_core::log::{Carry, Cut, Entry, Flags, HEADER, LogWriter, Note, Packer, Record, RecordKind, SEAL};
 use llm_core::replication::FIRST_EPOCH;
 
 use crate::clock;
@@ -58,6 +58,8 @@ struct Inner {
     awaited: bool,
     /// Records of the frame that is being filled.
     batch: Vec<u8>,
+    /// Of this session, if its records go packed.
+    packer: Option<Box<Packer>>,
     /// Of each frame that is not acknowledged: its sequence, its bytes, and the number behind its last record.
     frames: VecDeque<(u64, u64, u64)>,
     releasers: Vec<Releaser>,
@@ -76,6 +78,7 @@ impl InputLog {
                 epoch: FIRST_EPOCH,
                 awaited: false,
                 batch: Vec::new(),
+                packer: None,
                 frames: VecDeque::new(),
                 releasers: Vec::new(),
                 since_cut: LogStatus::default(),
@@ -85,13 +88,14 @@ impl InputLog {
         }
     }
 
-    /// A session begins whose log goes to `outbox`.
-    pub(crate) fn begin(&self, session: u64, outbox: &Arc<Outbox>) {
+    /// A session begins whose log goes to `outbox`, packed if the backup can read that.
+    pub(crate) fn begin(&self, session: u64, outbox: &Arc<Outbox>, packed: bool) {
         // Held, so that none changes between what is written of it here and by the packet path.
         let translations = self.translations.lock();
         let mut inner = self.lock();
         self.forget(&mut inner);
         inner.session = Some((session, Arc::clone(outbox)));
+        inner.packer = packed.then(Box::default);
         inner.epoch = FIRST_EPOCH;
         inner.awaited = false;
         inner.since_cut = LogStatus::default();
@@ -194,12 +198,23 @@ impl InputLog {
             return;
         }
         let Some((_, outbox)) = &inner.session else { return inner.batch.clear() };
-        let batch = std::mem::take(&mut inner.batch);
+        let mut batch = std::mem::take(&mut inner.batch);
+        let kind = match &inner.packer {
+            None => Kind::LOG,
+            Some(packer) => {
+                let from = batch.len();
+                batch.resize(from + SEAL, 0);
+                let sealed = packer.seal(batch.get_mut(from..).unwrap_or_default());
+                debug_assert_eq!(sealed, Ok(SEAL));
+                Kind::PACKED_LOG
+            }
+        };
         let bytes = batch.len() as u64;
-        match outbox.data_over(Kind::LOG, batch) {
+        match outbox.data_over(kind, batch) {
             Ok(seq) => {
                 let end = inner.next_lsn;
                 inner.frames.push_back((seq, bytes, end));
+                inner.total.sent_bytes += bytes;
                 self.unacknowledged.fetch_add(bytes, Ordering::Relaxed);
             }
             // The session has ended; what comes next begins with a whole checkpoint.
@@ -209,6 +224,7 @@ impl InputLog {
 
     fn forget(&self, inner: &mut Inner) {
         inner.session = None;
+        inner.packer = None;
         inner.batch.clear();
         inner.frames.clear();
         self.unacknowledged.store(0, Ordering::Relaxed);
@@ -223,15 +239,22 @@ impl Inner {
     /// The number of the new record; none without a session.
     fn append(&mut self, kind: RecordKind, vif: u16, flags: Flags, packet: &[u8]) -> Option<u64> {
         self.session.as_ref()?;
-        let from = self.batch.len();
-        self.batch.resize(from + HEADER + packet.len(), 0);
-        let mut writer = LogWriter::new(self.batch.get_mut(from..)?, self.next_lsn);
         let entry = Entry { kind, epoch: self.epoch, time: clock::now(), vif, flags, packet };
-        let Ok(lsn) = writer.append(&entry) else {
-            // Longer than any packet can be.
-            self.batch.truncate(from);
-            return None;
+        let (lsn, from) = (self.next_lsn, self.batch.len());
+        // Most that it takes; a packed record tells how little that was.
+        let room = match self.packer {
+            Some(_) => Packer::room(packet.len()),
+            None => HEADER + packet.len(),
         };
+        self.batch.resize(from + room, 0);
+        let out = self.batch.get_mut(from..)?;
+        let written = match &mut self.packer {
+            Some(packer) => packer.pack(&Record { lsn, entry }, out),
+            None => LogWriter::new(out, lsn).append(&entry).map(|_| room),
+        };
+        // Else it is longer than any packet can be.
+        self.batch.truncate(from + written.unwrap_or(0));
+        written.ok()?;
         self.next_lsn = lsn.saturating_add(1);
         for count in [&mut self.since_cut, &mut self.total] {
             count.records += 1;
@@ -315,13 +338,13 @@ mod tests {
     use super::*;
     use crate::link::Outgoing;
     use llm_core::flow::{FlowKey, NO_VLAN, TCP, Translation};
-    use llm_core::log::records;
+    use llm_core::log::{Unpacked, Unpacker, records};
     use llm_core::replay::Handed;
 
     fn log() -> (Arc<InputLog>, Arc<Outbox>, u64) {
         let outbox = Arc::new(Outbox::new(1 << 20));
         let log = Arc::new(InputLog::new(Budget { bytes: 4096, records: 10 }, Arc::default()));
-        log.begin(7, &outbox);
+        log.begin(7, &outbox, false);
         let generation = outbox.connect(None);
         assert!(outbox.resume(1));
         (log, outbox, generation)
@@ -356,6 +379,52 @@ mod tests {
         log.acknowledged(7, 4);
         assert_eq!(log.status().unacknowledged_bytes, 0);
         assert_eq!(outbox.fill().frames, 0);
+    }
+
+    #[test]
+    fn packed_frames_end_with_a_seal_and_begin_anew_with_a_session() {
+        let (log, ..) = log();
+        for session in [8, 9] {
+            let outbox = Arc::new(Outbox::new(1 << 20));
+            log.begin(session, &outbox, true);
+            let generation = outbox.connect(None);
+            assert!(outbox.resume(1));
+            log.cut(1, 0);
+            let mut recorder = log.recorder(0, Policy::default());
+            let mut packet = [0; 80];
+            for n in 0..3 {
+                packet[70] = n;
+                recorder.input(&packet);
+            }
+            // Neither is remembered.
+            recorder.input(&[1; 60]);
+            recorder.input(&[2; 4000]);
+            log.cut(2, 9);
+            let (mut unpacker, mut seals, mut found) = (Box::new(Unpacker::new()), 0, Vec::new());
+            let mut bytes = 0;
+            while outbox.fill().unsent > 0 {
+                let Some(Outgoing::Data(frame)) = outbox.next(generation) else { panic!("a frame is due") };
+                assert_eq!(frame.kind, Kind::PACKED_LOG);
+                let mut rest = &frame.payload[..];
+                bytes += rest.len();
+                while let Some(taken) = unpacker.take(&mut rest).expect("sound") {
+                    match taken {
+                        Unpacked::Record(record) => {
+                            found.push((record.entry.kind, record.entry.packet.len()));
+                        }
+                        Unpacked::Seal => seals += usize::from(rest.is_empty()),
+                    }
+                }
+            }
+            let input = |len| (RecordKind::Input, len);
+            let cut = (RecordKind::Cut, 16);
+            assert_eq!(found, [cut, input(80), input(80), input(80), input(60), input(4000), cut]);
+            assert_eq!(seals, 2, "one for each frame");
+            assert_eq!(log.status().unacknowledged_bytes, bytes as u64);
+            assert_eq!(log.status().sent_bytes, bytes as u64 * (session - 7));
+            let (wholes, differences) = (5 * (HEADER + 2), 2 * 13);
+            assert_eq!(bytes, 4000 + 60 + 80 + 2 * 16 + wholes + differences + 2 * SEAL);
+        }
     }
 
     #[test]
@@ -451,7 +520,7 @@ mod tests {
         };
         assert_eq!(carries(outbox.next(generation)), 1);
         let outbox = Arc::new(Outbox::new(1 << 20));
-        log.begin(8, &outbox);
+        log.begin(8, &outbox, false);
         let generation = outbox.connect(None);
         assert!(outbox.resume(1));
         log.cut(0, 9);
@@ -464,7 +533,7 @@ mod tests {
         let mut recorder = log.recorder(0, Policy::default());
         recorder.input(&[0; 60]);
         let outbox = Arc::new(Outbox::new(1 << 20));
-        log.begin(8, &outbox);
+        log.begin(8, &outbox, false);
         let generation = outbox.connect(None);
         assert!(outbox.resume(1));
         log.cut(1, 0);

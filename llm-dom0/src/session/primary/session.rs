@@ -36,6 +36,8 @@ pub(crate) struct Session {
     limits: BTreeMap<u64, u64>,
     /// For each epoch that is not committed: its last data frame.
     last_frames: BTreeMap<u64, u64>,
+    /// Abilities that both ends have; 0 before they are connected.
+    pub(crate) features: u64,
     /// What waits for the link is looked after.
     squeezed: bool,
 }
@@ -59,6 +61,7 @@ impl Session {
             held: false,
             limits: BTreeMap::new(),
             last_frames: BTreeMap::new(),
+            features: 0,
             squeezed: false,
         }
     }
@@ -154,7 +157,7 @@ impl Session {
 pub(crate) fn machine_config(
     config: &PrimaryConfig,
 ) -> Result<llm_core::replication::PrimaryConfig, PrimaryError> {
-    use llm_core::replication::{Hello, Timing};
+    use llm_core::replication::{Hello, PACKED_LOG, Timing};
     let bad_name = || PrimaryError::Name(config.domain.clone());
     if !Hello::domain_is_valid(&config.domain) {
         return Err(bad_name());
@@ -166,7 +169,7 @@ pub(crate) fn machine_config(
         timing: Timing::new(config.interval, config.detect, None).map_err(PrimaryError::Timing)?,
         shadow_pages: u64::from(config.shadow_pages),
         on_backup_loss: config.on_backup_loss,
-        features: config.compress.features(),
+        features: config.compress.features() | PACKED_LOG,
         max_open_epochs: 1,
     })
 }

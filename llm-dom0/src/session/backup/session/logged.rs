@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use llm_core::frame::Kind;
 use llm_core::replay::Handed;
 use llm_core::replication::{BackupPhase, ConnectionId, Data};
 
@@ -37,7 +38,10 @@ impl Session {
             }
             Data::Stale => return ControlFlow::Break(()),
         }
-        let kept = log.map_or(Ok(None), |mut log| log.append(frame.payload));
+        let kept = log.map_or(Ok(None), |mut log| match frame.kind {
+            Kind::PACKED_LOG => log.unpack(frame.payload),
+            _ => log.append(frame.payload),
+        });
         let flow = match kept {
             Ok(ended) => {
                 if let Some(epoch) = ended {

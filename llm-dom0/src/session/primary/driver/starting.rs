@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use llm_core::replication::{Mode, Path};
+use llm_core::replication::{Mode, PACKED_LOG, Path};
 use llm_core::time::Instant;
 
 use super::super::event::Event;
@@ -24,7 +24,8 @@ impl Driver {
         }
         let domain = self.config.domain.clone();
         if let Some(log) = &self.log {
-            log.begin(self.session.id, self.session.paths.control());
+            let packed = self.session.features & PACKED_LOG != 0;
+            log.begin(self.session.id, self.session.paths.control(), packed);
         }
         if self.network.is_none() {
             let network = Network::join(
