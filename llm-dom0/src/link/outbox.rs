@@ -244,13 +244,15 @@ impl Outbox {
         pushed
     }
 
-    /// Forgets all data frames up to and including `seq`.
-    pub fn committed(&self, seq: u64) {
-        let mut inner = self.lock();
+    /// Forgets all data frames up to and including `seq`. The payload of the last of them, if nobody else has it.
+    pub fn committed(&self, seq: u64) -> Option<Vec<u8>> {
+        let (mut inner, mut last) = (self.lock(), None);
         while inner.data.front().is_some_and(|f| f.end() <= seq + 1) {
-            inner.drop_oldest();
+            last = inner.drop_oldest();
         }
         self.room.notify_all();
+        drop(inner);
+        Arc::into_inner(last?.payload)
     }
 
     /// The next thing to write on the connection of that generation: messages
@@ -385,14 +387,14 @@ impl Inner {
         self.unsent >= unsent_max && self.unsent > 0 && !self.closed
     }
 
-    fn drop_oldest(&mut self) {
-        if let Some(frame) = self.data.pop_front() {
-            let bytes = frame.payload.len() as u64;
-            self.bytes -= bytes;
-            if self.cursor < Some(frame.end()) {
-                self.unsent -= bytes;
-            }
+    fn drop_oldest(&mut self) -> Option<DataFrame> {
+        let frame = self.data.pop_front()?;
+        let bytes = frame.payload.len() as u64;
+        self.bytes -= bytes;
+        if self.cursor < Some(frame.end()) {
+            self.unsent -= bytes;
         }
+        Some(frame)
     }
 
     /// No connection: everything that is kept may have to be written.

@@ -31,7 +31,7 @@
 //! ```
 
 mod check;
-mod lanes;
+mod ends;
 mod pack;
 mod unpack;
 
@@ -70,51 +70,49 @@ const LANE: usize = 2;
 /// Lanes of a slot.
 const LANES: usize = MAX / LANE;
 /// Lanes that are written without a branch between them.
-const UNROLLED: usize = 4;
+const UNROLLED: usize = 12;
 /// Bytes that a byte of the bits is for.
 const BLOCK: usize = 16;
 /// Least and most bytes of a packet that is remembered.
 const MIN: usize = 64;
 const MAX: usize = 128;
 
-/// A packet that is remembered, and behind it what was there before.
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    bytes: [u8; MAX],
-    about: About,
+/// Packets that are remembered, each with what was there before behind it, and what a difference to it leaves out of these.
+#[derive(Clone, Debug)]
+#[repr(align(64))]
+struct Slots {
+    bytes: [[u8; MAX]; SLOTS],
+    about: [About; SLOTS],
 }
 
-/// What a difference has of its slot, but for the bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct About {
-    kind: RecordKind,
-    vif: u16,
-    flags: Flags,
+impl Slots {
+    const EMPTY: Self = Self { bytes: [[0; MAX]; SLOTS], about: [About(0); SLOTS] };
 }
+
+/// Of a small record: its flags from bit 8 on, its kind's code from bit 24 on, its interface from bit 32 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct About(u64);
 
 impl About {
     #[inline]
-    const fn of(entry: &Entry<'_>) -> Self {
-        Self { kind: entry.kind, vif: entry.vif, flags: entry.flags }
+    fn of(entry: &Entry<'_>) -> Self {
+        let Entry { kind, vif, flags, .. } = entry;
+        Self(u64::from(flags.bits()) << 8 | u64::from(kind.code()) << 24 | u64::from(*vif) << 32)
     }
-}
 
-impl Slot {
-    const EMPTY: Self =
-        Self { bytes: [0; MAX], about: About { kind: RecordKind::Input, vif: 0, flags: Flags::NONE } };
+    /// With a packet's length, and its last byte from bit 48 on.
+    #[inline]
+    fn with(self, len: u8, tail: u8) -> u64 {
+        self.0 | u64::from(len) | u64::from(tail) << 48
+    }
 
-    /// Remembers a small packet.
-    #[inline(always)]
-    fn put(&mut self, packet: &[u8]) {
-        // Two copies of a fixed length, which overlap: cheaper than one of any length.
-        if let (Some(first), Some(last)) = (packet.first_chunk::<MIN>(), packet.last_chunk::<MIN>())
-            && let Some(to) = self.bytes.get_mut(packet.len() - MIN..packet.len())
-        {
-            to.copy_from_slice(last);
-            if let Some(to) = self.bytes.first_chunk_mut() {
-                *to = *first;
-            }
-        }
+    /// Kind, interface and flags, of what [`of`](Self::of) made.
+    #[inline]
+    fn parts(self) -> (RecordKind, u16, Flags) {
+        let [_, f0, f1, kind, v0, v1, ..] = self.0.to_le_bytes();
+        let kind = RecordKind::from_code(kind).unwrap_or_default();
+        let flags = Flags::from_bits(u16::from_le_bytes([f0, f1])).unwrap_or_default();
+        (kind, u16::from_le_bytes([v0, v1]), flags)
     }
 }
 

@@ -3,16 +3,16 @@
 use super::super::writer::{AppendError, LogWriter};
 use super::super::{Entry, Flags, HEADER, Record, RecordKind};
 use super::check::Check;
-use super::lanes::changed;
+use super::ends::{Ends, lowest};
 use super::{
-    About, DIFFERENCE_HEAD, LANE, LANES, Last, MAX, MAX_SMALL, SEAL, SEALED, SLOTS, Slot, UNROLLED, WHOLE,
-    WHOLE_HEAD, is_small, mask_bytes, number_of,
+    About, DIFFERENCE_HEAD, LANE, Last, MAX, MAX_SMALL, SEAL, SEALED, Slots, UNROLLED, WHOLE, WHOLE_HEAD,
+    is_small, mask_bytes, number_of,
 };
 
 /// Packs records, one after the other.
 #[derive(Clone, Debug)]
 pub struct Packer {
-    slots: [Slot; SLOTS],
+    slots: Slots,
     last: Option<Last>,
     check: Check,
 }
@@ -27,7 +27,7 @@ impl Packer {
     /// Remembers nothing yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { slots: [Slot::EMPTY; SLOTS], last: None, check: Check::new() }
+        Self { slots: Slots::EMPTY, last: None, check: Check::new() }
     }
 
     /// Room that [`pack`](Self::pack) asks for, in bytes, for a record of a packet of `len` bytes.
@@ -51,26 +51,27 @@ impl Packer {
             self.last = Some(last);
             return Ok(len);
         }
-        let room: &mut [u8; MAX_SMALL] = out.first_chunk_mut().ok_or(AppendError::Full)?;
+        let (Some(room), Some(ends)) = (out.first_chunk_mut::<MAX_SMALL>(), Ends::of(entry.packet)) else {
+            return Err(AppendError::Full);
+        };
         let len = number_of(entry.packet.len());
         let (number, about) = (slot_of(entry), About::of(entry));
-        self.check.settle(&self.slots);
-        let slot = &mut self.slots[usize::from(number)];
-        let passed = self.last.and_then(|before| follows(&before, &last));
-        let packed = match passed {
-            Some(passed) if slot.about == about => {
+        let slot = &mut self.slots.bytes[usize::from(number)];
+        let before = &mut self.slots.about[usize::from(number)];
+        let (sums, changed) = (ends.sums(), ends.put(slot));
+        let packed = match self.last.and_then(|before| follows(&before, &last)) {
+            Some(passed) if *before == about => {
                 let [t0, t1, t2, t3] = passed.to_le_bytes();
                 *room.first_chunk_mut().ok_or(AppendError::Full)? = [len, number, t0, t1, t2, t3];
-                difference(slot, entry.packet, room)
+                difference(slot, changed, entry.packet.len(), room)
             }
             _ => {
                 let packed = whole(record, number, room)?;
-                slot.about = about;
-                slot.put(entry.packet);
+                *before = about;
                 packed
             }
         };
-        self.check.add(number, len, last.time);
+        self.check.add(sums, about.with(len, ends.tail), last.time);
         self.last = Some(last);
         Ok(packed)
     }
@@ -85,7 +86,7 @@ impl Packer {
             return Err(AppendError::Full);
         };
         *kind = SEALED;
-        *check = self.check.value(&self.slots, self.last.as_ref()).to_le_bytes();
+        *check = self.check.value(self.last.as_ref()).to_le_bytes();
         Ok(SEAL)
     }
 }
@@ -105,24 +106,21 @@ fn whole(record: &Record<'_>, slot: u8, out: &mut [u8]) -> Result<usize, AppendE
     Ok(WHOLE_HEAD + writer.finish())
 }
 
-/// Puts a packet into its slot, and writes behind a difference's head which lanes are changed, and these.
+/// Writes behind a difference's head which lanes are changed, and these, out of the slot.
 /// Returns the bytes of the whole.
 #[inline(always)]
-fn difference(slot: &mut Slot, packet: &[u8], out: &mut [u8; MAX_SMALL]) -> usize {
-    // Before the slot changes: a processor waits for what it reads in other pieces than it has just written.
-    let changed = changed(&slot.bytes, packet);
-    slot.put(packet);
+fn difference(slot: &[u8; MAX], changed: u64, len: usize, out: &mut [u8; MAX_SMALL]) -> usize {
     if let Some(to) = out[DIFFERENCE_HEAD..].first_chunk_mut() {
         *to = changed.to_le_bytes();
     }
-    let start = DIFFERENCE_HEAD + mask_bytes(packet.len());
-    let from: &[[u8; LANE]] = slot.bytes.as_chunks().0;
+    let start = DIFFERENCE_HEAD + mask_bytes(len);
+    let from: &[[u8; LANE]] = slot.as_chunks().0;
     let to = out.get_mut(start..).unwrap_or_default();
     let mut left = changed;
     // What is too much is overwritten by what comes behind.
     for few in to.as_chunks_mut::<{ LANE * UNROLLED }>().0 {
         for lane in few.as_chunks_mut().0 {
-            *lane = from[left.trailing_zeros() as usize % LANES];
+            *lane = from[lowest(left)];
             left &= left.wrapping_sub(1);
         }
         if left == 0 {

@@ -3,9 +3,10 @@
 use super::super::cursor::Cursor;
 use super::super::{Entry, HEADER, LogError, LogReason, Record};
 use super::check::Check;
+use super::ends::{Ends, lowest};
 use super::{
-    About, DIFFERENCE_HEAD, LANE, LANES, Last, MAX, MIN, SEAL, SEALED, SLOTS, Slot, WHOLE, WHOLE_HEAD,
-    is_small, low, mask_bytes, number_of,
+    About, DIFFERENCE_HEAD, LANE, Last, MAX, MIN, SEAL, SEALED, Slots, WHOLE, WHOLE_HEAD, is_small, low,
+    mask_bytes, number_of,
 };
 use crate::time::Instant;
 
@@ -18,14 +19,25 @@ pub enum Unpacked<'a> {
     Seal,
 }
 
+/// A record that is added to the check when the next one comes: a processor that reads sixteen bytes where it has written two of
+/// them just now waits until these have left it.
+#[derive(Clone, Copy, Debug)]
+struct Newest {
+    slot: u8,
+    len: u8,
+    time: u64,
+}
+
 /// Unpacks what a [`Packer`](super::Packer) has packed, all of it, once and in order.
 #[derive(Clone, Debug)]
 pub struct Unpacker {
-    slots: [Slot; SLOTS],
+    slots: Slots,
     /// Of the records, not of their packed form.
     cursor: Cursor,
     last: Option<Last>,
+    /// Without the newest small record.
     check: Check,
+    newest: Option<Newest>,
     /// Packed bytes taken.
     offset: u64,
 }
@@ -41,10 +53,11 @@ impl Unpacker {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            slots: [Slot::EMPTY; SLOTS],
+            slots: Slots::EMPTY,
             cursor: Cursor::new(None),
             last: None,
             check: Check::new(),
+            newest: None,
             offset: 0,
         }
     }
@@ -53,6 +66,15 @@ impl Unpacker {
     #[must_use]
     pub const fn behind(cursor: Cursor) -> Self {
         Self { cursor, ..Self::new() }
+    }
+
+    /// The bytes of a record as it is in a log, if `taken`, which is what [`take`](Self::take) took for it, has them.
+    #[must_use]
+    pub const fn whole_in(taken: &[u8]) -> Option<&[u8]> {
+        match taken {
+            [WHOLE, _, record @ ..] => Some(record),
+            _ => None,
+        }
     }
 
     /// Packed bytes taken so far, seals included.
@@ -78,9 +100,21 @@ impl Unpacker {
         }
     }
 
+    /// Adds the newest record to the check. To be called before a slot changes.
+    #[inline(always)]
+    fn settle(&mut self) {
+        if let Some(Newest { slot, len, time }) = self.newest.take() {
+            let (bytes, about) = (&self.slots.bytes[usize::from(slot)], self.slots.about[usize::from(slot)]);
+            if let Some(ends) = bytes.get(..usize::from(len)).and_then(Ends::of) {
+                self.check.add(ends.sums(), about.with(len, ends.tail), time);
+            }
+        }
+    }
+
     fn seal(&mut self, bytes: &mut &[u8]) -> Result<Option<Unpacked<'static>>, LogError> {
         let Some(([_, check @ ..], rest)) = bytes.split_first_chunk::<SEAL>() else { return Ok(None) };
-        if u64::from_le_bytes(*check) != self.check.value(&self.slots, self.last.as_ref()) {
+        self.settle();
+        if u64::from_le_bytes(*check) != self.check.value(self.last.as_ref()) {
             return Err(LogError { offset: self.offset, reason: LogReason::Checksum });
         }
         self.offset = self.offset.saturating_add(SEAL as u64);
@@ -95,12 +129,12 @@ impl Unpacker {
         let Some(record) = taken else { return Ok(None) };
         let entry = &record.entry;
         let last = Last { lsn: record.lsn, epoch: entry.epoch, time: entry.time.as_nanos() };
-        if is_small(entry) {
-            self.check.settle(&self.slots);
-            let slot = &mut self.slots[usize::from(*number)];
-            slot.about = About::of(entry);
-            slot.put(entry.packet);
-            self.check.add(*number, number_of(entry.packet.len()), last.time);
+        if let (true, Some(ends)) = (is_small(entry), Ends::of(entry.packet)) {
+            self.settle();
+            self.slots.about[usize::from(*number)] = About::of(entry);
+            ends.put(&mut self.slots.bytes[usize::from(*number)]);
+            let len = number_of(entry.packet.len());
+            self.newest = Some(Newest { slot: *number, len, time: last.time });
         } else if *number != 0 {
             return Err(LogError { offset: self.offset, reason: LogReason::Difference });
         }
@@ -132,16 +166,16 @@ impl Unpacker {
         let lsn = last.lsn.checked_add(1).ok_or_else(|| error(LogReason::LsnExhausted))?;
 
         let last = Last { lsn, time, ..last };
-        self.check.settle(&self.slots);
-        let slot = &mut self.slots[usize::from(number)];
-        apply(&mut slot.bytes, changed, lanes);
-        self.check.add(number, len, last.time);
+        self.settle();
+        let slot = &mut self.slots.bytes[usize::from(number)];
+        apply(slot, changed, lanes);
+        self.newest = Some(Newest { slot: number, len, time: last.time });
         self.cursor.follow(lsn);
         self.last = Some(last);
         self.offset = self.offset.saturating_add((bytes.len() - rest.len()) as u64);
         *bytes = rest;
-        let About { kind, vif, flags } = slot.about;
-        let packet = slot.bytes.get(..bytes_len).unwrap_or_default();
+        let (kind, vif, flags) = self.slots.about[usize::from(number)].parts();
+        let packet = slot.get(..bytes_len).unwrap_or_default();
         let time = Instant::from_nanos(time);
         let entry = Entry { kind, epoch: last.epoch, time, vif, flags, packet };
         Ok(Some(Record { lsn, entry }))
@@ -164,7 +198,7 @@ fn changed(bytes: &[u8], len: usize) -> Option<(u64, &[u8])> {
 fn apply(slot: &mut [u8; MAX], mut changed: u64, lanes: &[u8]) {
     let to: &mut [[u8; LANE]] = slot.as_chunks_mut().0;
     for lane in lanes.as_chunks().0 {
-        to[changed.trailing_zeros() as usize % LANES] = *lane;
+        to[lowest(changed)] = *lane;
         changed &= changed.wrapping_sub(1);
     }
 }

@@ -63,11 +63,15 @@ impl LogStore {
         let unpacker = self.unpacker.get_or_insert_with(|| Box::new(Unpacker::behind(cursor)));
         let (mut taken, mut ended, mut sealed) = (Vec::new(), None, false);
         loop {
-            let offset = unpacker.offset();
+            let (offset, before) = (unpacker.offset(), frame);
             match unpacker.take(&mut frame)? {
                 Some(Unpacked::Record(record)) => {
-                    let stored = Stored::of(&record).map_err(|reason| LogError { offset, reason })?;
-                    taken.push((stored, cut_of(&record)));
+                    let bytes = before.get(..before.len() - frame.len()).unwrap_or_default();
+                    let stored = match Unpacker::whole_in(bytes) {
+                        Some(bytes) => Ok(Stored { lsn: record.lsn, bytes: bytes.into() }),
+                        None => Stored::of(&record).map_err(|reason| LogError { offset, reason }),
+                    };
+                    taken.push((stored?, cut_of(&record)));
                     sealed = false;
                 }
                 Some(Unpacked::Seal) => sealed = true,
