@@ -164,7 +164,8 @@ impl Eight {
         let code = _mm512_and_si512(choice, _mm512_set1_epi8(15));
         let mut covers = [0; LINE];
         store(&mut covers, _mm512_maskz_shuffle_epi8(live, all(&choices(DENSE).covers), code));
-        let codes = _mm512_maskz_compress_epi8(live, code);
+        // What is behind the codes does not count. Zeroed, Bochs gets it wrong if all 64 words have one.
+        let codes = _mm512_mask_compress_epi8(code, live, code);
         Chosen { masks: masks.to_le_bytes(), codes, live, covers, literal, zero }
     }
 }
