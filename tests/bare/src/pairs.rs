@@ -62,7 +62,7 @@ impl Pair {
     fn by_mask(&mut self, number: u32, random: &mut Random) {
         *self = Self::ZERO;
         // The other words are zeros in every other page: without an old one, few words are new then.
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             random.fill(&mut self.old);
             self.new = self.old;
         }
@@ -144,7 +144,7 @@ fn bytes(pair: &mut Pair, number: u32, random: &mut Random) {
 /// Some words of some lines: some of their bytes, each zero or not.
 fn words(pair: &mut Pair, number: u32, random: &mut Random) {
     base(pair, random);
-    let lines = random.next() | random.next() * u64::from(number % 2 == 0);
+    let lines = random.next() | if number.is_multiple_of(2) { random.next() } else { 0 };
     let share = 1 + random.below(8);
     for line in (0..LINES).filter(|line| lines >> line & 1 != 0) {
         for word in 0..8 {
@@ -167,7 +167,7 @@ fn runs(pair: &mut Pair, number: u32, random: &mut Random) {
         let len = (1 << random.below(10)) + random.below(8);
         let value = random.byte();
         for byte in pair.new[start..].iter_mut().take(len) {
-            *byte = if number % 2 == 0 { random.byte() } else { value };
+            *byte = if number.is_multiple_of(2) { random.byte() } else { value };
         }
     }
 }
@@ -186,7 +186,7 @@ fn zeros(pair: &mut Pair, number: u32, random: &mut Random) {
             }
         }
     }
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         core::mem::swap(&mut pair.old, &mut pair.new);
     }
 }

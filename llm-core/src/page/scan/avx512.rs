@@ -80,13 +80,14 @@ fn collect<const DENSE: bool>(
         }
         filled.word_codes += chosen.live.count_ones() as usize;
         for (i, number) in numbers.iter().enumerate().take(count) {
-            chosen.put::<DENSE>(i, &new_lines[*number], &names, sections, &mut filled);
+            chosen.put::<DENSE>(i, &new_lines[*number % LINES], &names, sections, &mut filled);
         }
     }
     filled
 }
 
-/// What there is to know of eight lines: a byte for each word.
+/// What there is to know of eight lines: a byte for each word. Lines that are not there have not changed.
+#[derive(Default)]
 struct Eight {
     /// The bytes that changed.
     changed: [u64; 8],
@@ -94,13 +95,6 @@ struct Eight {
     set: [u64; 8],
     /// For each line: the words that equal the one before.
     repeats: [u8; 8],
-}
-
-impl Default for Eight {
-    /// Lines that are not there have not changed, and are not zero.
-    fn default() -> Self {
-        Self { changed: [0; 8], set: [1; 8], repeats: [0; 8] }
-    }
 }
 
 impl Eight {
