@@ -38,8 +38,8 @@ pub struct Said {
 }
 
 impl Said {
-    /// Whether all widths up to AVX-512 are there and have made the same records as the portable one, `pairs` pairs in
-    /// all, with the digest that the records have on another processor.
+    /// Whether AVX-512 is there and has made the same records as the portable width, `pairs` pairs in all, with the digest that
+    /// the records have on another processor.
     ///
     /// # Errors
     ///

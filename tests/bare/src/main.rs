@@ -1,5 +1,5 @@
-//! A kernel for an emulated machine: does all widths of the page codec that the processor has make the same records? It says on the
-//! serial port what it has compared, and what differed.
+//! A kernel for an emulated machine: does the widest width of the page codec that the processor has make the same records as
+//! the portable one? It says on the serial port what it has compared, and what differed.
 //!
 //! Run it by `cargo test -p llm-tests --test bare`; a host process started from this file would crash at once.
 #![no_std]
@@ -25,7 +25,9 @@ fn main(option: u32) -> ! {
         let _ = writeln!(serial, "width {}", features.name());
     }
     let fault = if option == 0 { None } else { Some(Fault { pair: option }) };
-    let mut comparison = Comparison::new(widths, fault);
+    // The widest is the one in question, and an emulator slow.
+    let widest = widths.iter().rev().flatten().next().copied();
+    let mut comparison = Comparison::new([widths[0], None, widest], fault);
     for number in 0..pairs::COUNT {
         if let Err(difference) = comparison.pair(number) {
             let _ = writeln!(serial, "{difference}");

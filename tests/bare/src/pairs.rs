@@ -12,8 +12,9 @@ const WORDS: usize = PAGE / 8;
 const BY_MASK: u32 = 8 * 65536 / 256;
 /// Of each kind by chance.
 const EACH: u32 = 128;
-/// Pages of guests, each against each.
-const REAL: u32 = (GUEST_PAIRS * GUEST_PAIRS) as u32;
+/// Pages of guests: each against what became of it, and against other ones.
+const REAL: u32 = (GUEST_PAIRS * OTHERS) as u32;
+const OTHERS: usize = 8;
 
 /// Pairs there are.
 pub const COUNT: u32 = BY_MASK + EACH * CHANCES.len() as u32 + REAL;
@@ -52,10 +53,10 @@ impl Pair {
             make(self, number % EACH, &mut random);
             return Kind(name);
         }
-        let number = (number - EACH * CHANCES.len() as u32) as usize % (GUEST_PAIRS * GUEST_PAIRS);
-        let guests = of_guests();
-        self.old = guests[number / GUEST_PAIRS % guests.len()][0];
-        self.new = guests[number % GUEST_PAIRS % guests.len()][1];
+        let number = (number - EACH * CHANCES.len() as u32) as usize;
+        let (guests, at) = (of_guests(), number / OTHERS);
+        self.old = guests[at % guests.len()][0];
+        self.new = guests[(at + number % OTHERS) % guests.len()][1];
         Kind("guests")
     }
 
