@@ -1,4 +1,5 @@
 //! The lab: two real Xen hosts in QEMU, their guest and their clients.
+pub mod bare;
 pub mod bench;
 pub mod clients;
 pub mod demo;

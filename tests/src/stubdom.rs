@@ -57,8 +57,17 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The domain was still running when the time was over.
-    #[error("The domain neither powered off nor crashed within {limit:?}; its console:\n{console}")]
+    /// A file of the build could not be read, or is not what it should be.
+    #[error("Reading {} failed", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The machine was still running when the time was over.
+    #[error("The machine did not come to its end within {limit:?}; its console:\n{console}")]
     TimeOut {
         /// The time it had.
         limit: Duration,
@@ -233,7 +242,7 @@ fn end_of(line: &str) -> Option<End> {
 }
 
 /// A child process that does not outlive its owner.
-struct Killed(Child);
+pub(crate) struct Killed(pub(crate) Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
@@ -243,7 +252,7 @@ impl Drop for Killed {
     }
 }
 
-fn workspace() -> &'static Path {
+pub(crate) fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate lies in the workspace")
 }
 
@@ -251,7 +260,7 @@ fn target_dir() -> PathBuf {
     workspace().join("target/stubdom")
 }
 
-fn run(command: &mut Command) -> Result<Vec<u8>, Error> {
+pub(crate) fn run(command: &mut Command) -> Result<Vec<u8>, Error> {
     let program = command.get_program().to_string_lossy().into_owned();
     match command.stdin(Stdio::null()).output() {
         Err(source) => Err(Error::Run { program, source }),

@@ -6,6 +6,8 @@
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 mod avx2;
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+mod avx512;
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 mod nibbles;
 mod portable;
 mod seen;
@@ -25,19 +27,23 @@ enum Width {
     Portable,
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     Avx2(avx2::Avx2),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    Avx512(avx512::Avx512),
 }
 
 impl Features {
     /// What every processor has.
     pub const PORTABLE: Self = Self(Width::Portable);
 
-    /// `portable` or `avx2`.
+    /// `portable`, `avx2` or `avx512`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self.0 {
             Width::Portable => "portable",
             #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
             Width::Avx2(_) => "avx2",
+            #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+            Width::Avx512(_) => "avx512",
         }
     }
 }
@@ -61,6 +67,8 @@ pub(super) fn collect<const DENSE: bool>(
         Width::Portable => portable::collect::<DENSE>(old, new, sections),
         #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
         Width::Avx2(avx2) => avx2.collect::<DENSE>(old, new, next, sections),
+        #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+        Width::Avx512(avx512) => avx512.collect::<DENSE>(old, new, next, sections),
     }
 }
 
@@ -83,6 +91,6 @@ pub(super) fn is_zero(page: &Page) -> bool {
 pub(super) fn widths() -> std::vec::Vec<Features> {
     let mut widths = std::vec![Features::PORTABLE];
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    widths.extend(avx2::detected());
+    widths.extend(avx2::detected().into_iter().chain(avx512::detected()));
     widths
 }

@@ -181,6 +181,7 @@ impl Lab {
         require_root()?;
         let _alone = lock_cache(paths)?;
         packages::install(&TEST_PROGRAMS, progress)?;
+        packages::install(&crate::bare::FILES, progress)?;
         Packages::ensure(paths, progress).map(drop)
     }
 

@@ -60,8 +60,10 @@ pub(super) fn lints(_: &Options) -> Outcome {
     }
     let members = ["clippy", "--all-targets", "--", "-D", "warnings"];
     // Apart from the others: features must not be unified with theirs.
-    let stubdom = ["clippy", "-p", "llm-stubdom", "--all-targets", "--", "-D", "warnings"];
-    Outcome::of(show(&mut cargo(&members)).and_then(|()| show(&mut cargo(&stubdom))).map(|()| String::new()))
+    let kernel = |name| show(&mut cargo(&["clippy", "-p", name, "--all-targets", "--", "-D", "warnings"]));
+    let all =
+        show(&mut cargo(&members)).and_then(|()| kernel("llm-stubdom")).and_then(|()| kernel("llm-bare"));
+    Outcome::of(all.map(|()| String::new()))
 }
 
 pub(super) fn tests(_: &Options) -> Outcome {

@@ -23,6 +23,8 @@ pub(super) struct Choices {
     pub(super) above: Nibbles,
     /// The choice of a word that refers to another one; 255 if there is no code for it.
     pub(super) refer: Choice,
+    /// By code: the bytes of the word that go as data.
+    pub(super) covers: [u8; 16],
     /// By the codes of two words, the first in the low half: from where in the words each byte of data comes.
     pub(super) moves: [[u8; 16]; 256],
 }
@@ -43,6 +45,7 @@ impl Choices {
             below: Nibbles { low: [0; 16], high: [0; 16] },
             above: Nibbles { low: [0; 16], high: [0; 16] },
             refer: table::first(codes, true).to_le_bytes()[1],
+            covers: covers(codes),
             moves: moves(codes),
         };
         let mut half: u8 = 0;
@@ -97,6 +100,16 @@ const fn cheapest(codes: &[WordCode; 16], mask: u8, room: u8, low: bool) -> Choi
         code += 1;
     }
     best
+}
+
+const fn covers(codes: &[WordCode; 16]) -> [u8; 16] {
+    let mut table = [0; 16];
+    let mut code = 0;
+    while code < 16 {
+        table[code] = covered(codes[code]);
+        code += 1;
+    }
+    table
 }
 
 const fn moves(codes: &[WordCode; 16]) -> [[u8; 16]; 256] {

@@ -83,10 +83,10 @@ impl Frames {
             }),
         ];
         for features in width::available().into_iter().chain([llm_core::page::Features::PORTABLE]) {
-            let name = if features.name() == "avx2" {
-                "llm: page encoded, avx2"
-            } else {
-                "llm: page encoded, portable"
+            let name = match features.name() {
+                "avx512" => "llm: page encoded, avx512",
+                "avx2" => "llm: page encoded, avx2",
+                _ => "llm: page encoded, portable",
             };
             subjects.push(subject(name, {
                 let (pages, count) = (Rc::clone(&self.pages), self.frames);
