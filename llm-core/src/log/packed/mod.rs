@@ -70,7 +70,7 @@ const LANE: usize = 2;
 /// Lanes of a slot.
 const LANES: usize = MAX / LANE;
 /// Lanes that are written without a branch between them.
-const UNROLLED: usize = 12;
+const UNROLLED: usize = 4;
 /// Bytes that a byte of the bits is for.
 const BLOCK: usize = 16;
 /// Least and most bytes of a packet that is remembered.

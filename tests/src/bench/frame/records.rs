@@ -135,7 +135,7 @@ pub(super) fn subjects(packets: &Rc<Packets>) -> Vec<Subject> {
                 let len = packets.packed(piece, &mut packer, &mut buf);
                 let frames = buf[..len].chunks(FRAME);
                 len + frames
-                    .map(|frame| black_box(encode_header(Kind::LOG, 0, 1, frame)).len())
+                    .map(|frame| black_box(encode_header(Kind::PACKED_LOG, 0, 1, frame)).len())
                     .sum::<usize>()
             }
         }),
