@@ -2,7 +2,10 @@
 //!
 //! Branches that depend on the content are few: words are listed first, and then changed in a loop that ends once.
 
-use super::scan::ask_for;
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+mod avx512;
+
+use super::scan::{Features, ask_for};
 use super::table::{ESCAPE, LINE_LITERAL, LINE_ZERO, ONES, PLACES, WORD_MASKS, word_codes};
 use super::{LINE, LINES, Page, PageError, PageReason, WORDS};
 
@@ -13,6 +16,7 @@ use super::{LINE, LINES, Page, PageError, PageReason, WORDS};
 /// The body is malformed. Then `page` is as it was.
 #[inline(always)]
 pub(super) fn change<const DENSE: bool>(
+    features: Features,
     record: &[u8],
     head: usize,
     end: usize,
@@ -31,10 +35,15 @@ pub(super) fn change<const DENSE: bool>(
         record
     };
     if ones(lines) <= FEW {
-        change_few::<DENSE>(record, rest, lines, page, clear)
-    } else {
-        change_many::<DENSE>(record, rest, lines, page, clear)
+        return change_few::<DENSE>(record, rest, lines, page, clear);
     }
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    if let (Some(avx512), false) = (features.has_avx512(), DENSE) {
+        return avx512::change_many(avx512, record, rest, lines, page, clear);
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2")))]
+    let _ = features;
+    change_many::<DENSE>(record, rest, lines, page, clear)
 }
 
 /// Lines up to which a diff is applied by [`change_few`].
@@ -74,10 +83,7 @@ fn change_few<const DENSE: bool>(
     let mut data = literals + len;
     len +=
         packed.iter().map(|&pair| usize::from(word_codes(DENSE).pair_len[usize::from(pair)])).sum::<usize>();
-    rest.take(len)?;
-    if !rest.bytes.is_empty() {
-        return Err(PageError::new(rest.offset(), PageReason::Trailing { left: rest.bytes.len() }));
-    }
+    rest.finish(len)?;
 
     if clear {
         page.fill(0);
@@ -153,16 +159,24 @@ fn change_many<const DENSE: bool>(
         len += usize::from(word_codes(DENSE).pair_len[usize::from(pair)]);
     }
     let data = rest.offset();
-    rest.take(len)?;
-    if !rest.bytes.is_empty() {
-        return Err(PageError::new(rest.offset(), PageReason::Trailing { left: rest.bytes.len() }));
-    }
+    rest.finish(len)?;
 
     // Nothing can fail from here on. If a section ran out all the same, words would be wrong, but nothing would panic.
     if clear {
         page.fill(0);
     }
     let mut data = Data::new(record, data);
+    whole_lines(page, zeros, literals, &mut data);
+    let codes = at.iter().zip(&codes).take(words);
+    let page = page.as_chunks_mut::<8>().0;
+    let mut state = State { at: WORDS, word: 0 };
+    codes.for_each(|(&at, &code)| state.step::<DENSE>(page, at, code, &mut data));
+    Ok(())
+}
+
+/// Clears lines, and sets others to what comes first of the data.
+#[inline(always)]
+fn whole_lines(page: &mut Page, mut zeros: u64, mut literals: u64, data: &mut Data<'_>) {
     let places = page.as_chunks_mut::<LINE>().0;
     while zeros != 0 {
         places[zeros.trailing_zeros() as usize % LINES] = [0; LINE];
@@ -172,11 +186,6 @@ fn change_many<const DENSE: bool>(
         places[literals.trailing_zeros() as usize % LINES] = data.line();
         literals &= literals - 1;
     }
-    let codes = at.iter().zip(&codes).take(words);
-    let page = page.as_chunks_mut::<8>().0;
-    let mut state = State { at: WORDS, word: 0 };
-    codes.for_each(|(&at, &code)| state.step::<DENSE>(page, at, code, &mut data));
-    Ok(())
 }
 
 /// Changes a word without reading it, and returns how many bytes of data it took.
@@ -308,6 +317,16 @@ impl<'a> Rest<'a> {
         };
         self.bytes = rest;
         Ok(taken)
+    }
+
+    /// Takes the last part of the body, of `len` bytes.
+    #[inline(always)]
+    fn finish(&mut self, len: usize) -> Result<(), PageError> {
+        self.take(len)?;
+        match self.bytes.len() {
+            0 => Ok(()),
+            left => Err(PageError::new(self.offset(), PageReason::Trailing { left })),
+        }
     }
 
     /// The mask of all 64 lines, from that of the groups and those of the lines of each.

@@ -1,11 +1,13 @@
 //! Reads page records. Nothing in a record is trusted.
 
 use super::apply::change;
-use super::scan::ask_for;
+use super::scan::{Features, ask_for};
 use super::varint::{self, VarintError};
 use super::{Kind, MAX_RECORD, PAGE, Page, PageError, PageReason};
 
 /// Decodes the record at the front of `record` onto `page`, and returns the record's length in bytes.
+///
+/// On any processor; see [`decode_with`].
 ///
 /// `page` holds the old copy if `have_old`; without it, its content does not matter.
 /// What follows the record in `record` does not matter either.
@@ -15,6 +17,21 @@ use super::{Kind, MAX_RECORD, PAGE, Page, PageError, PageReason};
 /// The record is malformed, or needs an old copy and there is none. Then `page`
 /// is as it was: a record is validated whole before any of it is applied.
 pub fn decode(record: &[u8], page: &mut Page, have_old: bool) -> Result<usize, PageError> {
+    decode_with(Features::PORTABLE, record, page, have_old)
+}
+
+/// As [`decode`], by registers and instructions that `features` allow. The page comes out the same, and so does an error.
+///
+/// # Errors
+///
+/// As of [`decode`].
+#[inline]
+pub fn decode_with(
+    features: Features,
+    record: &[u8],
+    page: &mut Page,
+    have_old: bool,
+) -> Result<usize, PageError> {
     ask_for(page, 1);
     let Split { kind, head, end } = split(record)?;
     if kind.needs_old() && !have_old {
@@ -24,9 +41,11 @@ pub fn decode(record: &[u8], page: &mut Page, have_old: bool) -> Result<usize, P
         Kind::Unchanged => {}
         Kind::Zero => page.fill(0),
         Kind::Raw => page.copy_from_slice(record.get(head..end).unwrap_or_default()),
-        Kind::Diff | Kind::Sparse => change::<false>(record, head, end, page, kind == Kind::Sparse)?,
+        Kind::Diff | Kind::Sparse => {
+            change::<false>(features, record, head, end, page, kind == Kind::Sparse)?;
+        }
         Kind::Dense | Kind::DenseSparse => {
-            change::<true>(record, head, end, page, kind == Kind::DenseSparse)?;
+            change::<true>(features, record, head, end, page, kind == Kind::DenseSparse)?;
         }
     }
     Ok(end)

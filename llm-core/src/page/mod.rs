@@ -35,7 +35,7 @@ pub(crate) mod vectors;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{ask_ahead, decode, record_len};
+pub use decode::{ask_ahead, decode, decode_with, record_len};
 pub use encode::{Encoder, encode};
 pub use error::{PageError, PageReason};
 pub use scan::Features;

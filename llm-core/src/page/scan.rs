@@ -28,7 +28,7 @@ enum Width {
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     Avx2(avx2::Avx2),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    Avx512(avx512::Avx512),
+    Avx512(Avx512),
 }
 
 impl Features {
@@ -44,6 +44,20 @@ impl Features {
             Width::Avx2(_) => "avx2",
             #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
             Width::Avx512(_) => "avx512",
+        }
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+pub(super) use avx512::{Avx512, all, load, store};
+
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+impl Features {
+    /// That the processor has AVX-512, if it is to be used.
+    pub(super) const fn has_avx512(self) -> Option<Avx512> {
+        match self.0 {
+            Width::Avx512(avx512) => Some(avx512),
+            _ => None,
         }
     }
 }

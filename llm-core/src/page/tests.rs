@@ -30,9 +30,11 @@ fn encoded(density: Density, old: Option<&Page>, new: &Page) -> (Kind, Vec<u8>) 
 /// Encodes, decodes, compares, and returns the record.
 fn round_trip(density: Density, old: Option<&Page>, new: &Page) -> (Kind, Vec<u8>) {
     let (kind, record) = encoded(density, old, new);
-    let mut page = *old.unwrap_or(&[0x5a; PAGE]);
-    assert_eq!(decode(&record, &mut page, old.is_some()), Ok(record.len()));
-    assert!(page == *new, "{kind:?} record decodes to another page");
+    for features in scan::widths() {
+        let mut page = *old.unwrap_or(&[0x5a; PAGE]);
+        assert_eq!(decode_with(features, &record, &mut page, old.is_some()), Ok(record.len()));
+        assert!(page == *new, "{kind:?} record decodes to another page, {}", features.name());
+    }
     let mut page = *old.unwrap_or(&ZEROS);
     naive_decode(&record, &mut page);
     assert!(page == *new, "{kind:?} record means another page");
@@ -386,7 +388,13 @@ proptest! {
             record[at] = value;
         }
         let mut page = *old;
-        match decode(&record, &mut page, true) {
+        let decoded = decode(&record, &mut page, true);
+        for features in scan::widths() {
+            let mut again = *old;
+            prop_assert_eq!(decode_with(features, &record, &mut again, true), decoded);
+            prop_assert!(again == page, "{}", features.name());
+        }
+        match decoded {
             Ok(len) => {
                 let mut naive = *old;
                 naive_decode(&record[..len], &mut naive);

@@ -2,9 +2,10 @@
 
 use super::shadow::Shadow;
 use super::stream::{Item, Parser, StreamError};
+use super::width::features;
 use llm_core::checksum::Digest;
 use llm_core::page::batch::{BatchError, BatchReader, Op};
-use llm_core::page::{PAGE, Page, PageError, ask_ahead, decode};
+use llm_core::page::{Features, PAGE, Page, PageError, ask_ahead, decode_with};
 
 /// Why a batch or the end of an epoch was refused.
 ///
@@ -79,6 +80,7 @@ pub struct EpochCheck {
 /// Rebuilds a checkpoint stream from batches.
 #[derive(Debug)]
 pub struct Rebuilder {
+    features: Features,
     parser: Parser,
     shadow: Shadow,
     page: Box<Page>,
@@ -94,6 +96,7 @@ impl Rebuilder {
     #[must_use]
     pub fn new(shadow_pages: u32) -> Self {
         Self {
+            features: features(),
             parser: Parser::new(),
             shadow: Shadow::new(shadow_pages),
             page: Box::new([0; PAGE]),
@@ -206,7 +209,8 @@ impl Rebuilder {
         } else {
             return Err(RebuildError::Keep { pfn });
         };
-        decode(record, page, held).map_err(|source| RebuildError::Page { pfn, source })?;
+        decode_with(self.features, record, page, held)
+            .map_err(|source| RebuildError::Page { pfn, source })?;
         match self.parser.next(&mut &page[..])? {
             Some(Item::Page { pfn: expected, .. }) if expected == pfn => {}
             _ => return Err(RebuildError::Misfit { offset: self.parser.offset() }),

@@ -2,7 +2,9 @@
 
 use core::fmt;
 use llm_core::checksum::Digest;
-use llm_core::page::{Density, Encoded, Encoder, Features, MAX_RECORD, Next, PAGE, Page, decode};
+use llm_core::page::{
+    Density, Encoded, Encoder, Features, MAX_RECORD, Next, PAGE, Page, decode, decode_with,
+};
 
 use crate::pairs::{Kind, Pair};
 
@@ -20,6 +22,7 @@ pub struct Fault {
 pub struct Comparison {
     /// Of each density, with the portable one first. They go on from page to page, as in use.
     encoders: [[Option<Encoder>; 3]; 2],
+    widths: [Option<Features>; 3],
     names: [&'static str; 3],
     fault: Option<Fault>,
     pair: Pair,
@@ -36,6 +39,7 @@ impl Comparison {
         let encoder = |density| widths.map(|width| width.map(|features| Encoder::new(features, density)));
         Self {
             encoders: DENSITIES.map(encoder),
+            widths,
             names: widths.map(|width| width.map_or("none", Features::name)),
             fault,
             pair: Pair::ZERO,
@@ -81,6 +85,20 @@ impl Comparison {
         if decode(wanted, &mut page, old.is_some()) != Ok(encoded.len) || page != *new {
             return Err((0, What::Page));
         }
+        for (index, features) in self.widths.iter().enumerate().skip(1) {
+            let Some(features) = *features else { continue };
+            if !decodes(features, wanted, old) {
+                return Err((index, What::Decoded));
+            }
+            // One bit of it turned: what comes of that must be the same, too. Another place in each record.
+            let (mut record, len) = ([0; MAX_RECORD], wanted.len());
+            record[..len].copy_from_slice(wanted);
+            let bit = (self.bytes as usize).wrapping_mul(0x9e37_79b9) >> 7;
+            record[bit / 8 % len] ^= 1 << (bit % 8);
+            if !decodes(features, &record[..len], old) {
+                return Err((index, What::DecodedDamaged { bit: 8 * (bit / 8 % len) + bit % 8 }));
+            }
+        }
         self.digest.update(wanted);
         self.bytes += wanted.len() as u64;
         let widest = others.iter().rposition(Option::is_some);
@@ -113,6 +131,14 @@ impl Comparison {
     pub fn summary(&self) -> Summary {
         Summary { pairs: self.pairs, records: self.records, bytes: self.bytes, digest: self.digest.value() }
     }
+}
+
+/// Whether a record is decoded, or refused, as the portable decoder does it.
+fn decodes(features: Features, record: &[u8], old: Option<&Page>) -> bool {
+    let mut pages = [old.copied().unwrap_or([0x5a; PAGE]); 2];
+    let [wanted, page] = &mut pages;
+    let results = [decode(record, wanted, old.is_some()), decode_with(features, record, page, old.is_some())];
+    results[0] == results[1] && wanted == page
 }
 
 fn same(encoded: Encoded, wanted: &[u8], again: Encoded, record: &[u8; MAX_RECORD]) -> Result<(), What> {
@@ -166,6 +192,8 @@ enum What {
     Byte { at: usize, wanted: u8, got: u8, encoded: Encoded, again: Encoded },
     Length { encoded: Encoded, again: Encoded },
     Page,
+    Decoded,
+    DecodedDamaged { bit: usize },
     Update,
 }
 
@@ -180,6 +208,13 @@ impl fmt::Display for Difference {
             }
             What::Length { encoded, again } => write!(f, "{again:?}, not {encoded:?}"),
             What::Page => f.write_str("the record does not give the page back"),
+            What::Decoded => f.write_str("the record is not decoded as by the portable width"),
+            What::DecodedDamaged { bit } => {
+                write!(
+                    f,
+                    "the record with bit {bit} turned is not decoded, or refused, as by the portable width"
+                )
+            }
             What::Update => f.write_str("the old page was not brought up to date"),
         }
     }

@@ -1,7 +1,7 @@
 //! Instructions that a width takes for a page, by a counter of an emulator.
 
 use core::fmt;
-use llm_core::page::{Density, Encoder, Features, MAX_RECORD};
+use llm_core::page::{Density, Encoder, Features, MAX_RECORD, decode_with};
 
 use crate::pairs::of_guests;
 
@@ -22,8 +22,25 @@ impl fmt::Display for Counted {
     }
 }
 
-/// Encodes the committed pages of guests, and counts.
-pub fn all(features: Features, counter: fn() -> u64) -> [Counted; 4] {
+/// Encodes the committed pages of guests, decodes the records, and counts both.
+pub fn all(features: Features, counter: fn() -> u64) -> impl Iterator<Item = Counted> {
+    encoded(features, counter).into_iter().chain([decoded(features, counter)])
+}
+
+fn decoded(features: Features, counter: fn() -> u64) -> Counted {
+    let mut encoder = Encoder::new(Features::PORTABLE, Density::Fast);
+    let (mut record, mut instructions) = ([0; MAX_RECORD], 0);
+    for [old, new] in of_guests() {
+        let mut page = *old;
+        encoder.encode(Some(old), new, None, &mut record);
+        let start = counter();
+        let _ = decode_with(features, &record, &mut page, true);
+        instructions += counter().wrapping_sub(start);
+    }
+    Counted { width: features.name(), work: "decoded", instructions, pairs: of_guests().len() as u64 }
+}
+
+fn encoded(features: Features, counter: fn() -> u64) -> [Counted; 4] {
     let works = [
         ("fast", Density::Fast, true),
         ("dense", Density::Dense, true),

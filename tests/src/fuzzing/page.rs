@@ -1,8 +1,10 @@
 //! Page records and batches: hostile ones, and round trips.
 
 use llm_core::page::batch::{BatchReader, BatchWriter, MAX_PAGE_HEAD, Op};
-use llm_core::page::{Density, Encoder, Features, Kind, MAX_RECORD, PAGE, Page, decode, record_len};
-use llm_dom0::checkpoint::width::features;
+use llm_core::page::{
+    Density, Encoder, Features, Kind, MAX_RECORD, PAGE, Page, decode, decode_with, record_len,
+};
+use llm_dom0::checkpoint::width::{available, features};
 
 use super::Input;
 
@@ -40,7 +42,13 @@ fn any_record(record: &[u8]) {
     for old in [Some(old_page()), None] {
         let before = old.unwrap_or([0xa5; PAGE]);
         let mut page = before;
-        match decode(record, &mut page, old.is_some()) {
+        let decoded = decode(record, &mut page, old.is_some());
+        for features in available() {
+            let mut again = before;
+            assert_eq!(decode_with(features, record, &mut again, old.is_some()), decoded);
+            assert!(again == page, "{} makes another page", features.name());
+        }
+        match decoded {
             Ok(len) => {
                 assert!(len <= record.len() && len <= MAX_RECORD);
                 assert_eq!(record_len(record), Ok(len));

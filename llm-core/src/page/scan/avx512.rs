@@ -14,7 +14,7 @@ use super::{Features, Width};
 
 /// That the processor has what this file uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Avx512(());
+pub(in crate::page) struct Avx512(());
 
 impl Features {
     /// AVX-512 with F, BW and VBMI2; AVX2, BMI1, BMI2, LZCNT and POPCNT.
@@ -268,14 +268,14 @@ fn changed_lines(old: &Page, new: &Page) -> u64 {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(line: &[u8; LINE]) -> __m512i {
+pub(in crate::page) fn load(line: &[u8; LINE]) -> __m512i {
     // SAFETY: the 64 bytes that `line` refers to; no alignment is asked for.
     unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store(line: &mut [u8; LINE], x: __m512i) {
+pub(in crate::page) fn store(line: &mut [u8; LINE], x: __m512i) {
     // SAFETY: the 64 bytes that `line` refers to; no alignment is asked for.
     unsafe { _mm512_storeu_si512(line.as_mut_ptr().cast(), x) }
 }
@@ -297,7 +297,7 @@ fn words(words: &[u64; 8]) -> __m512i {
 /// A table of sixteen bytes, for all quarters of a register.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn all(table: &[u8; 16]) -> __m512i {
+pub(in crate::page) fn all(table: &[u8; 16]) -> __m512i {
     // SAFETY: the 16 bytes that `table` refers to; no alignment is asked for.
     _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
 }

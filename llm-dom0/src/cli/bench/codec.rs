@@ -82,7 +82,8 @@ pub(super) fn measure(pages: usize) -> Codec {
     let decode_ns = per_page(best(|| {
         let mut start = 0;
         for (page, end) in copy.iter_mut().zip(&ends) {
-            let _ = black_box(page::decode(records.get(start..*end).unwrap_or_default(), page, true));
+            let _ =
+                black_box(page::decode_with(used, records.get(start..*end).unwrap_or_default(), page, true));
             start = *end;
         }
     }));

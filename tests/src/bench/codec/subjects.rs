@@ -259,7 +259,7 @@ fn decoder(
 
 /// Decoders onto the old copy.
 pub(super) fn decoders() -> Vec<Subject> {
-    vec![
+    let mut subjects = vec![
         updater("memcpy to the old copy", "", |old, new, _: &mut [u8; 0]| {
             *old = *new;
             PAGE
@@ -277,18 +277,23 @@ pub(super) fn decoders() -> Vec<Subject> {
                 record.len()
             },
         ),
-        our_decoder("llm", Density::Fast),
-        our_decoder("llm, dense", Density::Dense),
-    ]
+    ];
+    let wide = width::available().into_iter().filter(|features| features.name() == "avx512");
+    subjects.extend(
+        [Features::PORTABLE].into_iter().chain(wide).map(|width| our_decoder("llm", Density::Fast, width)),
+    );
+    subjects.push(our_decoder("llm, dense", Density::Dense, Features::PORTABLE));
+    subjects
 }
 
-fn our_decoder(name: &'static str, density: Density) -> Subject {
+/// Of the widths that have a decoder of their own, but for [`Density::Dense`].
+fn our_decoder(name: &'static str, density: Density, features: Features) -> Subject {
     let mut encoder = Box::new(Encoder::new(Features::PORTABLE, density));
     decoder(
         name,
-        "portable",
+        features.name(),
         move |old, new, out| encoder.encode(Some(old), new, None, out).len,
-        |record, page| page::decode(record, page, true).expect("our own record"),
+        move |record, page| page::decode_with(features, record, page, true).expect("our own record"),
     )
 }
 
