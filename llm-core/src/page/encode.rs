@@ -1,6 +1,6 @@
 //! Writes page records.
 
-use super::scan::{Features, collect, is_zero};
+use super::scan::{Features, collect, finish, is_zero};
 use super::sections::{Filled, Sections, update};
 use super::{Density, Encoded, Kind, MAX_RECORD, Next, PAGE, Page, ZEROS};
 
@@ -72,7 +72,7 @@ impl Encoder {
             (if old.is_some() { Kind::Unchanged } else { Kind::Zero }, 1)
         } else if filled.word_codes + filled.literals == 0 && old.is_some() && is_zero(new) {
             (Kind::Zero, 1)
-        } else if let Some(len) = self.sections.finish(&filled, kind, out) {
+        } else if let Some(len) = finish(self.features, &filled, kind, new, next, &mut self.sections, out) {
             return (Encoded { kind, len }, filled);
         } else {
             out[1..].copy_from_slice(new);

@@ -13,7 +13,7 @@ mod portable;
 mod seen;
 
 use super::sections::{Filled, Sections};
-use super::{Next, Page};
+use super::{Kind, MAX_RECORD, Next, Page};
 
 /// Which registers and instructions the codec may use.
 ///
@@ -49,7 +49,7 @@ impl Features {
 }
 
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-pub(super) use avx512::{Avx512, all, load, store};
+pub(super) use avx512::{Avx512, Wide, all, load, store};
 
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 impl Features {
@@ -82,7 +82,25 @@ pub(super) fn collect<const DENSE: bool>(
         #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
         Width::Avx2(avx2) => avx2.collect::<DENSE>(old, new, next, sections),
         #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-        Width::Avx512(avx512) => avx512.collect::<DENSE>(old, new, next, sections),
+        Width::Avx512(avx512) => avx512.collect::<DENSE>(old, new, sections),
+    }
+}
+
+/// Makes a record of what [`collect`] found: `None` if it is no shorter than a raw one.
+#[inline]
+pub(super) fn finish(
+    features: Features,
+    filled: &Filled,
+    kind: Kind,
+    new: &Page,
+    next: Option<Next<'_>>,
+    sections: &mut Sections,
+    out: &mut [u8; MAX_RECORD],
+) -> Option<usize> {
+    match features.0 {
+        #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+        Width::Avx512(avx512) => avx512.finish(filled, kind, new, next, sections, out),
+        _ => sections.finish(filled, kind, out),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The parts of a diff while they grow, and the record that they become.
 
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+use super::scan::Wide;
 use super::table::{self, ESCAPE, LINE_LITERAL};
 use super::varint::{self, MAX_VARINT};
 use super::{Kind, LINE, LINES, MAX_RECORD, PAGE, Page, WORDS};
@@ -20,6 +22,8 @@ pub(super) struct Sections {
     pub(super) literals: [u8; PAGE + SLACK],
     /// What the word codes ask for.
     pub(super) data: [u8; PAGE + SLACK],
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    pub(super) wide: Wide,
 }
 
 /// How far each part is filled. Passed by value, to stay in registers.
@@ -36,6 +40,30 @@ pub(super) struct Filled {
     pub(super) data: usize,
 }
 
+impl Filled {
+    /// Writes what is ahead of the body; its length, and the record's. `None` if that is no shorter than a raw one.
+    #[inline(always)]
+    pub(super) fn start(
+        &self,
+        kind: Kind,
+        groups: usize,
+        out: &mut [u8; MAX_RECORD],
+    ) -> Option<(usize, usize)> {
+        let codes = self.line_codes.div_ceil(2) + self.word_codes.div_ceil(2);
+        let body = 1 + groups + self.word_masks + codes + self.literals + self.data;
+        let mut length = [0; MAX_VARINT];
+        let length_len = varint::write(body as u64, &mut length);
+        let head = 1 + length_len;
+        if head + body > PAGE {
+            return None;
+        }
+        out[0] = kind as u8;
+        out[1] = length[0];
+        out[2] = length[1];
+        Some((head, head + body))
+    }
+}
+
 impl Sections {
     pub(super) const NEW: Self = Self {
         line_codes: [0; LINES + SLACK],
@@ -43,6 +71,8 @@ impl Sections {
         word_codes: [0; WORDS + SLACK],
         literals: [0; PAGE + SLACK],
         data: [0; PAGE + SLACK],
+        #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+        wide: Wide::NEW,
     };
 
     /// Adds a line whose words of `mask` changed and have their codes and data: the number of the code is
@@ -80,17 +110,7 @@ impl Sections {
             groups += usize::from(mask != 0);
             group_mask |= u8::from(mask != 0) << bit;
         }
-        let codes = filled.line_codes.div_ceil(2) + filled.word_codes.div_ceil(2);
-        let body = 1 + groups + filled.word_masks + codes + filled.literals + filled.data;
-        let mut length = [0; MAX_VARINT];
-        let length_len = varint::write(body as u64, &mut length);
-        let head = 1 + length_len;
-        if head + body > PAGE {
-            return None;
-        }
-        out[0] = kind as u8;
-        out[1] = length[0];
-        out[2] = length[1];
+        let (head, len) = filled.start(kind, groups, out)?;
         out[head] = group_mask;
         let mut out = Out { bytes: out, at: head + 1 };
         out.put_few(&line_masks, groups);
@@ -99,8 +119,8 @@ impl Sections {
         out.put_codes(&self.word_codes, filled.word_codes);
         out.put(&self.literals[..filled.literals]);
         out.put(&self.data[..filled.data]);
-        debug_assert_eq!(out.at, head + body);
-        Some(head + body)
+        debug_assert_eq!(out.at, len);
+        Some(len)
     }
 }
 

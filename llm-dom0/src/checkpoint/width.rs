@@ -21,7 +21,7 @@ pub fn available() -> Vec<Features> {
             // SAFETY: all that is asked for was detected, the kernel's part included.
             widths.push(unsafe { Features::avx2() });
         }
-        let avx512 = avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512vbmi2");
+        let avx512 = avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512vbmi") && has!("avx512vbmi2");
         if avx512 {
             // SAFETY: as above.
             widths.push(unsafe { Features::avx512() });

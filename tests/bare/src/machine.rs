@@ -24,6 +24,7 @@ pub(crate) fn widths(serial: &mut Serial) -> [Option<Features>; 3] {
         ("popcnt", has(one.ecx, 23)),
         ("avx512f", has(seven.ebx, 16)),
         ("avx512bw", has(seven.ebx, 30)),
+        ("avx512vbmi", has(seven.ecx, 1)),
         ("avx512vbmi2", has(seven.ecx, 6)),
     ];
     let _ = write!(serial, "processor");

@@ -1,12 +1,16 @@
-//! The diff with AVX-512: the codes of eight lines are chosen at once, and an instruction packs the data of a line.
+//! The diff with AVX-512: the codes of a group of eight lines are chosen at once, and an instruction packs the data of a line.
+//!
+//! All lines are looked at in one go, which costs little more than to compare them: what the choices need is done by the
+//! time the next line has come from memory. Sections go straight into the record, since their lengths are known ahead of their bytes.
 
 #![allow(unsafe_code)]
 
+use core::arch::asm;
 use core::arch::x86_64::*;
 
 use super::super::sections::{Filled, Sections};
 use super::super::table::{ESCAPE, LINE_CODES, LINE_LITERAL, LINE_ZERO};
-use super::super::{LINE, LINES, Next, PAGE, Page, WORDS};
+use super::super::{Kind, LINE, LINES, MAX_RECORD, Next, Page, WORDS};
 use super::avx2::{LITERAL, prefetch};
 use super::nibbles::{Choices, Nibbles, choices};
 use super::seen::{REFERRED, Seen};
@@ -17,7 +21,7 @@ use super::{Features, Width};
 pub(in crate::page) struct Avx512(());
 
 impl Features {
-    /// AVX-512 with F, BW and VBMI2; AVX2, BMI1, BMI2, LZCNT and POPCNT.
+    /// AVX-512 with F, BW, VBMI and VBMI2; AVX2, BMI1, BMI2, LZCNT and POPCNT.
     ///
     /// # Safety
     ///
@@ -33,237 +37,281 @@ impl Avx512 {
         self,
         old: &Page,
         new: &Page,
-        next: Option<Next<'_>>,
         sections: &mut Sections,
     ) -> Filled {
         // SAFETY: whoever made `self` has promised that the processor has the features of `collect`.
-        unsafe { collect::<DENSE>(old, new, next, sections) }
+        unsafe { collect::<DENSE>(old, new, sections) }
+    }
+
+    /// As [`Sections::finish`], of what [`Self::collect`] left.
+    pub(in crate::page) fn finish(
+        self,
+        filled: &Filled,
+        kind: Kind,
+        new: &Page,
+        next: Option<Next<'_>>,
+        sections: &mut Sections,
+        out: &mut [u8; MAX_RECORD],
+    ) -> Option<usize> {
+        // SAFETY: whoever made `self` has promised that the processor has the features of `finish`.
+        unsafe { finish(filled, kind, new, next, sections, out) }
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
-fn collect<const DENSE: bool>(
-    old: &Page,
-    new: &Page,
-    next: Option<Next<'_>>,
-    sections: &mut Sections,
-) -> Filled {
-    let lines = changed_lines(old, new);
-    prefetch(next);
-    let mut filled = Filled { lines, ..Filled::default() };
-    let (old_lines, new_lines) = (old.as_chunks::<LINE>().0, new.as_chunks::<LINE>().0);
-    // What comes before the first line: its words, one place up, behind a zero.
-    let mut first = [0; LINE];
-    first[8..].copy_from_slice(&new[..LINE - 8]);
-    let (mut seen, mut names) = (Seen::new(), Names::default());
-    let mut left = lines;
-    while left != 0 {
-        let mut eight = Eight::default();
-        let mut numbers = [0; 8];
-        let count = left.count_ones().min(8) as usize;
-        for (i, number) in numbers.iter_mut().enumerate().take(count) {
-            let line = left.trailing_zeros() as usize % LINES;
-            left &= left.wrapping_sub(1);
-            let start = (LINE * line).wrapping_sub(8);
-            let before = new.get(start..).and_then(<[u8]>::first_chunk).unwrap_or(&first);
-            eight.look(i, &old_lines[line], &new_lines[line], before);
-            *number = line;
+/// What there is to know of all lines, from [`collect`] to [`finish`].
+#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+pub(in crate::page) struct Wide {
+    /// The bytes that changed: a bit for each.
+    changed: [u64; LINES],
+    /// The bytes that are not zero now.
+    set: [u64; LINES],
+    /// The words that equal the one before.
+    repeats: [u8; LINES],
+    /// A byte for each word: those bytes that go as data.
+    covers: [[u8; LINE]; LINES / 8],
+    /// The words that refer to another one.
+    found: [u64; LINES / 8],
+    /// A byte for each word: by which name, if it does.
+    names: [[u8; LINE]; LINES / 8],
+    /// A bit for each line that goes as it is.
+    literal: u64,
+}
+
+impl Wide {
+    pub(in crate::page) const NEW: Self = Self {
+        changed: [0; LINES],
+        set: [0; LINES],
+        repeats: [0; LINES],
+        covers: [[0; LINE]; LINES / 8],
+        found: [0; LINES / 8],
+        names: [[0; LINE]; LINES / 8],
+        literal: 0,
+    };
+
+    /// Looks at all lines, and returns those that changed.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
+    fn look(&mut self, old: &Page, new: &Page) -> u64 {
+        let (old, lines) = (old.as_chunks::<LINE>().0, new.as_chunks::<LINE>().0);
+        // Before the first line there is zero.
+        let (mut line, mut previous) = (0, zero());
+        while line < LINES {
+            let now = load(&lines[line]);
+            self.changed[line] = _mm512_cmpneq_epi8_mask(load(&old[line]), now);
+            self.set[line] = _mm512_test_epi8_mask(now, now);
+            self.repeats[line] = _mm512_cmpeq_epi64_mask(_mm512_alignr_epi64::<7>(now, previous), now);
+            previous = now;
+            line += 1;
+            // Unrolled, this is slower: a processor foresees which memory an instruction asks for next.
+            // SAFETY: no instruction, and `line` stays as it is.
+            unsafe { asm!("/* {0} */", inout(reg) line, options(pure, nomem, nostack, preserves_flags)) };
         }
-        let best = eight.best(choices(DENSE));
+        let mut found = 0;
+        for group in 0..LINES / 8 {
+            let changed = words(&self.changed, 8 * group);
+            found |= u64::from(_mm512_test_epi64_mask(changed, changed)) << (8 * group);
+        }
+        found
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn collect<const DENSE: bool>(old: &Page, new: &Page, sections: &mut Sections) -> Filled {
+    let Sections { wide, line_codes, word_masks, word_codes, .. } = sections;
+    let lines = wide.look(old, new);
+    let mut filled = Filled { lines, line_codes: lines.count_ones() as usize, ..Filled::default() };
+    let mut seen = Seen::new();
+    let (mut literals, mut zeros, mut bytes) = (0, 0, zero());
+    let mut groups = groups(lines);
+    while groups != 0 {
+        let group = groups.trailing_zeros() as usize % (LINES / 8);
+        groups &= groups - 1;
+        let [there, ..] = (lines >> (8 * group)).to_le_bytes();
+        let (changed, set) = (words(&wide.changed, 8 * group), words(&wide.set, 8 * group));
+        let repeats = wide.repeats.as_chunks().0.get(group).map_or(0, |r| u64::from_le_bytes(*r));
+        let masks = _mm512_test_epi8_mask(changed, changed);
+        let mut choice = best(choices(DENSE), changed, set, repeats, masks);
         if DENSE {
-            let literal = eight.literal(best);
-            names.find(best, literal, &numbers, new, &mut seen);
+            let literal = literal(choice, masks);
+            wide.found[group] = refer(choice, literal, group, new, &mut seen, &mut wide.names[group]);
+            let by_name = _mm512_set1_epi8(choices(DENSE).refer.cast_signed());
+            choice = _mm512_mask_mov_epi8(choice, wide.found[group], by_name);
         }
-        let chosen = eight.choose::<DENSE>(best, &names);
-        if let Some(to) = sections.word_codes[filled.word_codes % WORDS..].first_chunk_mut() {
-            store(to, chosen.codes);
-        }
-        filled.word_codes += chosen.live.count_ones() as usize;
-        for (i, number) in numbers.iter().enumerate().take(count) {
-            chosen.put::<DENSE>(i, &new_lines[*number % LINES], &names, sections, &mut filled);
+        let literal = literal(choice, masks);
+        let zeroed = _mm512_testn_epi64_mask(set, set) & there;
+        // A byte of ones for each line that is coded by words.
+        let coded = _mm512_movepi8_mask(_mm512_maskz_set1_epi64(!(literal | zeroed), -1));
+        let live = masks & coded;
+        let code = _mm512_and_si512(choice, _mm512_set1_epi8(15));
+        store(&mut wide.covers[group], _mm512_maskz_shuffle_epi8(live, all(&choices(DENSE).covers), code));
+        // What is behind the codes does not count. Zeroed, Bochs gets it wrong if all 64 words have one.
+        store_at(word_codes, filled.word_codes, _mm512_mask_compress_epi8(code, live, code));
+        filled.word_codes += live.count_ones() as usize;
+        bytes = _mm512_add_epi64(bytes, data_of(!literal, choice));
+        literals |= u64::from(literal) << (8 * group);
+        zeros |= u64::from(zeroed) << (8 * group);
+        if let Some(to) = word_masks[8 * group..].first_chunk_mut() {
+            *to = masks.to_le_bytes();
         }
     }
+    let masks = _mm512_maskz_mov_epi8(lines, load_at(word_masks, 0));
+    let codes = lookup(&LINE_CODES, masks);
+    let codes = _mm512_mask_mov_epi8(codes, zeros, _mm512_set1_epi8(LINE_ZERO.cast_signed()));
+    let codes = _mm512_mask_mov_epi8(codes, literals, _mm512_set1_epi8(LINE_LITERAL.cast_signed()));
+    let escapes = _mm512_mask_cmpeq_epi8_mask(lines, codes, _mm512_set1_epi8(ESCAPE.cast_signed()));
+    store_at(line_codes, 0, _mm512_mask_compress_epi8(zero(), lines, codes));
+    store_at(word_masks, 0, _mm512_mask_compress_epi8(zero(), escapes, masks));
+    wide.literal = literals;
+    filled.word_masks = escapes.count_ones() as usize;
+    filled.literals = LINE * literals.count_ones() as usize;
+    filled.data = _mm512_reduce_add_epi64(bytes) as usize;
     filled
 }
 
-/// What there is to know of eight lines: a byte for each word. Lines that are not there have not changed.
-#[derive(Default)]
-struct Eight {
-    /// The bytes that changed.
-    changed: [u64; 8],
-    /// The bytes that are not zero now.
-    set: [u64; 8],
-    /// For each line: the words that equal the one before.
-    repeats: [u8; 8],
-}
-
-impl Eight {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn look(&mut self, i: usize, old: &[u8; LINE], new: &[u8; LINE], before: &[u8; LINE]) {
-        let now = load(new);
-        self.changed[i] = _mm512_cmpneq_epi8_mask(load(old), now);
-        self.set[i] = _mm512_test_epi8_mask(now, now);
-        self.repeats[i] = _mm512_cmpeq_epi64_mask(load(before), now);
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn finish(
+    filled: &Filled,
+    kind: Kind,
+    new: &Page,
+    next: Option<Next<'_>>,
+    sections: &mut Sections,
+    out: &mut [u8; MAX_RECORD],
+) -> Option<usize> {
+    let Sections { wide, line_codes, word_masks, word_codes, literals: spare, .. } = sections;
+    prefetch(next);
+    let lines = _mm512_zextsi128_si512(_mm_cvtsi64_si128(filled.lines.cast_signed()));
+    let groups = groups(filled.lines);
+    let line_masks = _mm512_maskz_compress_epi8(groups, lines);
+    let (head, len) = filled.start(kind, groups.count_ones() as usize, out)?;
+    // Whole registers are stored, so there must be room behind the end.
+    let small = len + LINE <= MAX_RECORD;
+    let to: &mut [u8] = if small { out } else { &mut *spare };
+    let mut at = head;
+    if let Some(group_mask) = to.get_mut(at) {
+        *group_mask = groups.to_le_bytes()[0];
     }
-
-    /// The words that changed.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn masks(&self) -> u64 {
-        let changed = words(&self.changed);
-        _mm512_test_epi8_mask(changed, changed)
+    at += 1;
+    store_at(to, at, line_masks);
+    at += groups.count_ones() as usize;
+    store_at(to, at, pack_codes(load_at(line_codes, 0)));
+    at += filled.line_codes.div_ceil(2);
+    store_at(to, at, load_at(word_masks, 0));
+    at += filled.word_masks;
+    let mut done = 0;
+    while done < filled.word_codes {
+        let there = _bzhi_u64(u64::MAX, (filled.word_codes - done).min(LINE) as u32);
+        let codes = _mm512_maskz_mov_epi8(there, load_at(word_codes, done));
+        store_at(to, at + done / 2, pack_codes(codes));
+        done += LINE;
     }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn best(&self, table: &Choices) -> __m512i {
-        let low = _mm512_set1_epi8(15);
-        let by = |table: &Nibbles, x: __m512i| {
-            let in_low = _mm512_shuffle_epi8(all(&table.low), _mm512_and_si512(x, low));
-            let in_high = _mm512_shuffle_epi8(all(&table.high), high_halves(x));
-            _mm512_max_epu8(in_low, in_high)
-        };
-        let (changed, set) = (words(&self.changed), words(&self.set));
-        let replace = _mm512_min_epu8(by(&table.below, changed), by(&table.above, changed));
-        let keep = _mm512_min_epu8(replace, by(&table.significant, set));
-        // 1 is the choice of a repeated word.
-        let repeats = u64::from_le_bytes(self.repeats);
-        let any = _mm512_mask_min_epu8(keep, repeats, keep, _mm512_set1_epi8(1));
-        _mm512_maskz_mov_epi8(self.masks(), any)
+    at += filled.word_codes.div_ceil(2);
+    let new_lines = new.as_chunks::<LINE>().0;
+    let mut left = wide.literal;
+    while left != 0 {
+        store_at(to, at, load(&new_lines[left.trailing_zeros() as usize % LINES]));
+        left &= left - 1;
+        at += LINE;
     }
-
-    /// A bit for each line that is no longer than its words.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn literal(&self, choice: __m512i) -> u8 {
-        let zero = _mm512_setzero_si512();
-        let sum = _mm512_sad_epu8(high_halves(choice), zero);
-        let ones = _mm512_maskz_mov_epi8(self.masks(), _mm512_set1_epi8(1));
-        let halves = _mm512_add_epi64(_mm512_add_epi64(sum, sum), _mm512_sad_epu8(ones, zero));
-        _mm512_cmpge_epi64_mask(halves, _mm512_set1_epi64(LITERAL))
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn choose<const DENSE: bool>(&self, best: __m512i, names: &Names) -> Chosen {
-        let refer = _mm512_set1_epi8(choices(DENSE).refer.cast_signed());
-        let choice = if DENSE { _mm512_mask_mov_epi8(best, names.found, refer) } else { best };
-        let set = words(&self.set);
-        let (masks, literal) = (self.masks(), self.literal(choice));
-        let zero = _mm512_testn_epi64_mask(set, set);
-        // A byte of ones for each line that is coded by words.
-        let coded = _mm512_movepi8_mask(_mm512_maskz_set1_epi64(!(literal | zero), -1));
-        let live = masks & coded;
-        let code = _mm512_and_si512(choice, _mm512_set1_epi8(15));
-        let mut covers = [0; LINE];
-        store(&mut covers, _mm512_maskz_shuffle_epi8(live, all(&choices(DENSE).covers), code));
-        // What is behind the codes does not count. Zeroed, Bochs gets it wrong if all 64 words have one.
-        let codes = _mm512_mask_compress_epi8(code, live, code);
-        Chosen { masks: masks.to_le_bytes(), codes, live, covers, literal, zero }
-    }
-}
-
-/// Words of eight lines that refer to others.
-struct Names {
-    /// A bit for each word.
-    found: u64,
-    /// What the code takes: a byte for each word.
-    names: [u8; LINE],
-}
-
-impl Default for Names {
-    fn default() -> Self {
-        Self { found: 0, names: [0; LINE] }
-    }
-}
-
-impl Names {
-    /// Looks for the words whose best choice so far is a long one, but for `literal` lines. Lines that are not there have none.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn find(&mut self, best: __m512i, literal: u8, lines: &[usize; 8], new: &Page, seen: &mut Seen) {
-        let least = _mm512_set1_epi8(REFERRED.to_le_bytes()[1].cast_signed());
-        let coded = _mm512_movepi8_mask(_mm512_maskz_set1_epi64(!literal, -1));
-        let mut left = _mm512_cmpge_epu8_mask(best, least) & coded;
-        self.found = 0;
-        while left != 0 {
-            let i = left.trailing_zeros() as usize % LINE;
-            let at = (8 * lines[i / 8] + i % 8) % WORDS;
-            let word = u64::from_le_bytes(new.as_chunks::<8>().0[at]);
-            let (found, name) = seen.note(new, at, word);
-            self.names[i] = name;
-            self.found |= u64::from(found) << i;
-            left &= left - 1;
+    let dense = matches!(kind, Kind::Dense | Kind::DenseSparse);
+    let mut left = filled.lines;
+    let covers = wide.covers.as_flattened().as_chunks::<8>().0;
+    while left != 0 {
+        let line = left.trailing_zeros() as usize % LINES;
+        left &= left - 1;
+        let mut words = load(&new_lines[line]);
+        if dense {
+            let [referring, ..] = (wide.found[line / 8] >> (8 * (line % 8))).to_le_bytes();
+            let named = i64::from_le_bytes(wide.names.as_flattened().as_chunks().0[line]);
+            words = _mm512_mask_mov_epi64(words, referring, _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(named)));
         }
+        let cover = u64::from_le_bytes(covers[line]);
+        store_at(to, at, _mm512_maskz_compress_epi8(cover, words));
+        at += cover.count_ones() as usize;
     }
-}
-
-/// What becomes of eight lines.
-struct Chosen {
-    /// For each line: the words that changed.
-    masks: [u8; 8],
-    /// Of the words that have one, one behind the other.
-    codes: __m512i,
-    /// A bit for each word that has a code.
-    live: u64,
-    /// A byte for each word: those that go as data.
-    covers: [u8; LINE],
-    /// A bit for each line.
-    literal: u8,
-    /// A bit for each line.
-    zero: u8,
-}
-
-impl Chosen {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn put<const DENSE: bool>(
-        &self,
-        i: usize,
-        new: &[u8; LINE],
-        names: &Names,
-        sections: &mut Sections,
-        filled: &mut Filled,
-    ) {
-        let new = load(new);
-        let (literal, zero) = (self.literal >> i & 1, self.zero >> i & 1);
-        let code = LINE_CODES[usize::from(self.masks[i])];
-        let code = if zero != 0 { LINE_ZERO } else { code };
-        let code = if literal != 0 { LINE_LITERAL } else { code };
-        sections.word_masks[filled.word_masks % LINES] = self.masks[i];
-        filled.word_masks += usize::from(code == ESCAPE);
-        sections.line_codes[filled.line_codes % LINES] = code;
-        filled.line_codes += 1;
-        if let Some(to) = sections.literals[filled.literals % (PAGE + 1)..].first_chunk_mut() {
-            store(to, new);
-        }
-        filled.literals += usize::from(literal) * LINE;
-        let words = if DENSE {
-            let [referring, ..] = (names.found >> (8 * i)).to_le_bytes();
-            let named = i64::from_le_bytes(names.names.as_chunks().0[i]);
-            _mm512_mask_mov_epi64(new, referring, _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(named)))
-        } else {
-            new
-        };
-        let cover = u64::from_le_bytes(self.covers.as_chunks().0[i]);
-        if let Some(to) = sections.data[filled.data % PAGE..].first_chunk_mut() {
-            store(to, _mm512_maskz_compress_epi8(cover, words));
-        }
-        filled.data += cover.count_ones() as usize;
+    debug_assert_eq!(at, len);
+    if !small {
+        out[head..].copy_from_slice(&spare[head..MAX_RECORD]);
     }
+    Some(len)
 }
 
-/// A bit for each line that changed.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
-fn changed_lines(old: &Page, new: &Page) -> u64 {
-    let mut lines = 0;
-    let pairs = old.as_chunks::<LINE>().0.iter().zip(new.as_chunks::<LINE>().0);
-    for (number, (old, new)) in pairs.enumerate() {
-        lines |= u64::from(_mm512_cmpneq_epi64_mask(load(old), load(new)) != 0) << number;
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn best(table: &Choices, changed: __m512i, set: __m512i, repeats: u64, masks: u64) -> __m512i {
+    let low = _mm512_set1_epi8(15);
+    let by = |table: &Nibbles, x: __m512i| {
+        let in_low = _mm512_shuffle_epi8(all(&table.low), _mm512_and_si512(x, low));
+        let in_high = _mm512_shuffle_epi8(all(&table.high), high_halves(x));
+        _mm512_max_epu8(in_low, in_high)
+    };
+    let replace = _mm512_min_epu8(by(&table.below, changed), by(&table.above, changed));
+    let keep = _mm512_min_epu8(replace, by(&table.significant, set));
+    // 1 is the choice of a repeated word.
+    let any = _mm512_mask_min_epu8(keep, repeats, keep, _mm512_set1_epi8(1));
+    _mm512_maskz_mov_epi8(masks, any)
+}
+
+/// A bit for each line that is no longer than its words.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn literal(choice: __m512i, masks: u64) -> u8 {
+    let sum = _mm512_sad_epu8(high_halves(choice), zero());
+    let ones = _mm512_maskz_mov_epi8(masks, _mm512_set1_epi8(1));
+    let halves = _mm512_add_epi64(_mm512_add_epi64(sum, sum), _mm512_sad_epu8(ones, zero()));
+    _mm512_cmpge_epi64_mask(halves, _mm512_set1_epi64(LITERAL))
+}
+
+/// Bytes of data of each line of `lines`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn data_of(lines: u8, choice: __m512i) -> __m512i {
+    _mm512_maskz_mov_epi64(lines, _mm512_sad_epu8(high_halves(choice), zero()))
+}
+
+/// Looks for words to refer to, for those whose best choice so far is a long one, but for `literal` lines: which have one,
+/// and their `names`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn refer(
+    best: __m512i,
+    literal: u8,
+    group: usize,
+    new: &Page,
+    seen: &mut Seen,
+    names: &mut [u8; LINE],
+) -> u64 {
+    let least = _mm512_set1_epi8(REFERRED.to_le_bytes()[1].cast_signed());
+    let coded = _mm512_movepi8_mask(_mm512_maskz_set1_epi64(!literal, -1));
+    let mut left = _mm512_cmpge_epu8_mask(best, least) & coded;
+    let mut all = 0;
+    while left != 0 {
+        let i = left.trailing_zeros() as usize % LINE;
+        let at = (LINE * group + i) % WORDS;
+        let word = u64::from_le_bytes(new.as_chunks::<8>().0[at]);
+        let (found, name) = seen.note(new, at, word);
+        names[i] = name;
+        all |= u64::from(found) << i;
+        left &= left - 1;
     }
-    lines
+    all
+}
+
+/// Two codes a byte, the first in the low half, and zeros behind them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn pack_codes(codes: __m512i) -> __m512i {
+    let pairs = _mm512_maddubs_epi16(codes, _mm512_set1_epi16(0x1001));
+    _mm512_zextsi256_si512(_mm512_cvtepi16_epi8(pairs))
+}
+
+/// Looks up every byte.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn lookup(table: &[u8; 256], x: __m512i) -> __m512i {
+    let low = _mm512_permutex2var_epi8(load_at(table, 0), x, load_at(table, 64));
+    let high = _mm512_permutex2var_epi8(load_at(table, 128), x, load_at(table, 192));
+    _mm512_mask_mov_epi8(low, _mm512_movepi8_mask(x), high)
 }
 
 #[inline]
@@ -289,9 +337,44 @@ fn high_halves(x: __m512i) -> __m512i {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn words(words: &[u64; 8]) -> __m512i {
+fn zero() -> __m512i {
+    _mm512_setzero_si512()
+}
+
+/// 64 bytes from `at` on; zeros if they are not all there.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_at(bytes: &[u8], at: usize) -> __m512i {
+    match bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        Some(line) => load(line),
+        None => zero(),
+    }
+}
+
+/// Stores 64 bytes at `at`, if there is room.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_at(bytes: &mut [u8], at: usize, x: __m512i) {
+    if let Some(line) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+        store(line, x);
+    }
+}
+
+/// Eight words from `at` on.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn words(words: &[u64; LINES], at: usize) -> __m512i {
+    let words: &[u64; 8] = words.get(at..).and_then(<[u64]>::first_chunk).unwrap_or(&[0; 8]);
     // SAFETY: the 64 bytes that `words` refers to; no alignment is asked for.
     unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+}
+
+/// The groups of eight lines that have a line of these.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn groups(lines: u64) -> u64 {
+    let lines = _mm512_zextsi128_si512(_mm_cvtsi64_si128(lines.cast_signed()));
+    _mm512_test_epi8_mask(lines, lines)
 }
 
 /// A table of sixteen bytes, for all quarters of a register.
@@ -307,6 +390,7 @@ pub(super) fn detected() -> Option<Features> {
     use std::is_x86_feature_detected as has;
     let all = has!("avx512f")
         && has!("avx512bw")
+        && has!("avx512vbmi")
         && has!("avx512vbmi2")
         && has!("avx2")
         && has!("bmi1")
