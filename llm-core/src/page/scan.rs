@@ -99,8 +99,10 @@ pub(super) fn finish(
 ) -> Option<usize> {
     match features.0 {
         #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+        Width::Avx2(avx2) => avx2.finish(filled, kind, sections, out),
+        #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
         Width::Avx512(avx512) => avx512.finish(filled, kind, new, next, sections, out),
-        _ => sections.finish(filled, kind, out),
+        Width::Portable => sections.finish(filled, kind, out),
     }
 }
 

@@ -102,6 +102,25 @@ impl Sections {
 
     /// Puts the parts in order; `None` if the record is no shorter than a raw one.
     pub(super) fn finish(&self, filled: &Filled, kind: Kind, out: &mut [u8; MAX_RECORD]) -> Option<usize> {
+        self.finish_with(filled, kind, out, |from, to| {
+            let (fours, rest) = to.as_chunks_mut::<4>();
+            let (eights, last) = from.as_chunks::<8>();
+            fours.iter_mut().zip(eights).for_each(|(four, eight)| *four = pack(eight));
+            rest.iter_mut()
+                .zip(last.as_chunks::<2>().0)
+                .for_each(|(byte, pair)| *byte = pair[0] | pair[1] << 4);
+        })
+    }
+
+    /// The same; `pack` puts two codes each into bytes, the first in the low half.
+    #[inline(always)]
+    pub(super) fn finish_with(
+        &self,
+        filled: &Filled,
+        kind: Kind,
+        out: &mut [u8; MAX_RECORD],
+        pack: impl Fn(&[u8], &mut [u8]),
+    ) -> Option<usize> {
         let mut line_masks = [0; LINES / 8];
         let (mut group_mask, mut groups) = (0, 0);
         for (bit, &mask) in filled.lines.to_le_bytes().iter().enumerate() {
@@ -114,9 +133,9 @@ impl Sections {
         out[head] = group_mask;
         let mut out = Out { bytes: out, at: head + 1 };
         out.put_few(&line_masks, groups);
-        out.put_codes(&self.line_codes, filled.line_codes);
+        out.put_codes(&self.line_codes, filled.line_codes, &pack);
         out.put(&self.word_masks[..filled.word_masks]);
-        out.put_codes(&self.word_codes, filled.word_codes);
+        out.put_codes(&self.word_codes, filled.word_codes, &pack);
         out.put(&self.literals[..filled.literals]);
         out.put(&self.data[..filled.data]);
         debug_assert_eq!(out.at, len);
@@ -158,18 +177,12 @@ impl Out<'_> {
         }
     }
 
-    /// The first `count` codes, two a byte, the first in the low half.
-    fn put_codes(&mut self, codes: &[u8], count: usize) {
+    /// The first `count` codes, two a byte.
+    #[inline(always)]
+    fn put_codes(&mut self, codes: &[u8], count: usize, pack: impl Fn(&[u8], &mut [u8])) {
         let len = count.div_ceil(2);
         let packed = &mut self.bytes[self.at..self.at + len];
-        let (fours, rest) = packed.as_chunks_mut::<4>();
-        let (eights, last) = codes[..2 * len].as_chunks::<8>();
-        for (four, eight) in fours.iter_mut().zip(eights) {
-            *four = pack(eight);
-        }
-        for (byte, pair) in rest.iter_mut().zip(last.as_chunks::<2>().0) {
-            *byte = pair[0] | pair[1] << 4;
-        }
+        pack(&codes[..2 * len], packed);
         if count % 2 == 1
             && let Some(byte) = packed.last_mut()
         {

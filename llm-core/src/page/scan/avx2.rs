@@ -6,7 +6,7 @@ use core::arch::x86_64::*;
 
 use super::super::sections::{Filled, Sections};
 use super::super::table::{ESCAPE, LINE_CODES, LINE_LITERAL, LINE_ZERO};
-use super::super::{LINE, LINES, Next, PAGE, Page, WORDS};
+use super::super::{Kind, LINE, LINES, MAX_RECORD, Next, PAGE, Page, WORDS};
 use super::nibbles::{Choices, Nibbles, choices};
 use super::seen::{REFERRED, Seen};
 use super::{Features, Width};
@@ -37,6 +37,18 @@ impl Avx2 {
     ) -> Filled {
         // SAFETY: whoever made `self` has promised that the processor has the features of `collect`.
         unsafe { collect::<DENSE>(old, new, next, sections) }
+    }
+
+    /// As [`Sections::finish`].
+    pub(super) fn finish(
+        self,
+        filled: &Filled,
+        kind: Kind,
+        sections: &Sections,
+        out: &mut [u8; MAX_RECORD],
+    ) -> Option<usize> {
+        // SAFETY: whoever made `self` has promised that the processor has the features of `finish`.
+        unsafe { finish(filled, kind, sections, out) }
     }
 }
 
@@ -85,6 +97,32 @@ fn collect<const DENSE: bool>(
         }
     }
     filled
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn finish(filled: &Filled, kind: Kind, sections: &Sections, out: &mut [u8; MAX_RECORD]) -> Option<usize> {
+    sections.finish_with(filled, kind, out, |from, to| {
+        let (lines, rest) = to.as_chunks_mut::<32>();
+        let (pairs, last) = from.as_chunks::<LINE>();
+        for (to, from) in lines.iter_mut().zip(pairs) {
+            *to = pack_codes(from);
+        }
+        let mut codes = [0; LINE];
+        codes.iter_mut().zip(last).for_each(|(to, from)| *to = *from);
+        rest.iter_mut().zip(pack_codes(&codes)).for_each(|(to, from)| *to = from);
+    })
+}
+
+/// Two codes a byte, the first in the low half.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pack_codes(codes: &[u8; LINE]) -> [u8; LINE / 2] {
+    let pairs = load(codes).map(|codes| _mm256_maddubs_epi16(codes, _mm256_set1_epi16(0x1001)));
+    let bytes = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi16(pairs[0], pairs[1]));
+    let mut packed = [0; LINE / 2];
+    // SAFETY: the 32 bytes of `packed`; no alignment is asked for.
+    unsafe { _mm256_storeu_si256(packed.as_mut_ptr().cast(), bytes) };
+    packed
 }
 
 /// A bit for each line that changed.

@@ -165,7 +165,8 @@ fn collect<const DENSE: bool>(old: &Page, new: &Page, sections: &mut Sections) -
     wide.literal = literals;
     filled.word_masks = escapes.count_ones() as usize;
     filled.literals = LINE * literals.count_ones() as usize;
-    filled.data = _mm512_reduce_add_epi64(bytes) as usize;
+    let [low, high, ..] = _mm512_reduce_add_epi64(bytes).to_le_bytes();
+    filled.data = u16::from_le_bytes([low, high]).into();
     filled
 }
 
@@ -200,8 +201,8 @@ fn finish(
     at += filled.word_masks;
     let mut done = 0;
     while done < filled.word_codes {
-        let there = _bzhi_u64(u64::MAX, (filled.word_codes - done).min(LINE) as u32);
-        let codes = _mm512_maskz_mov_epi8(there, load_at(word_codes, done));
+        let behind = LINE.saturating_sub(filled.word_codes - done);
+        let codes = _mm512_maskz_mov_epi8(u64::MAX >> (behind % LINE), load_at(word_codes, done));
         store_at(to, at + done / 2, pack_codes(codes));
         done += LINE;
     }
