@@ -23,8 +23,16 @@ pub(super) fn change<const DENSE: bool>(
     page: &mut Page,
     clear: bool,
 ) -> Result<(), PageError> {
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    if let Some(avx512) = features.has_avx512()
+        && avx512::change::<DENSE>(avx512, record, head, end, page, clear)
+    {
+        return Ok(());
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2")))]
+    let _ = features;
     let mut rest = Rest { bytes: record.get(head..end).unwrap_or_default(), end };
-    let lines = rest.take_lines()?;
+    let (lines, count) = rest.take_lines()?;
     ask_for(page, lines);
     // Data is read by eight bytes.
     let mut padded = [0; 8];
@@ -34,86 +42,105 @@ pub(super) fn change<const DENSE: bool>(
     } else {
         record
     };
-    if ones(lines) <= FEW {
-        return change_few::<DENSE>(record, rest, lines, page, clear);
+    if count <= FEW {
+        return change_few::<DENSE>(record, rest, lines, count, page, clear);
     }
-    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    if let (Some(avx512), false) = (features.has_avx512(), DENSE) {
-        return avx512::change_many(avx512, record, rest, lines, page, clear);
-    }
-    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2")))]
-    let _ = features;
-    change_many::<DENSE>(record, rest, lines, page, clear)
+    change_many::<DENSE>(record, rest, lines, count, page, clear)
 }
 
-/// Lines up to which a diff is applied by [`change_few`].
-const FEW: usize = 12;
+/// Lines up to which a diff is applied by [`change_few`]: a byte of a word for each.
+const FEW: usize = 8;
 
 /// For pages that change in few places: stores nothing but what changed, and does not read the page. Its memory is
-/// hardly ever in a cache; so nothing waits for it, and several pages can be under way at once.
+/// hardly ever in a cache; so nothing waits for it, and several pages can be under way at once. What is listed is in registers.
 #[inline(always)]
 fn change_few<const DENSE: bool>(
     record: &[u8],
     mut rest: Rest<'_>,
     lines: u64,
+    count: usize,
     page: &mut Page,
     clear: bool,
 ) -> Result<(), PageError> {
-    let count = ones(lines);
-    let line_codes = rest.take_codes(count)?;
-    let code_of = |codes: &[u8], i: usize| codes.get(i / 2).map_or(0, |pair| pair >> (4 * (i & 1)) & 15);
-    let word_masks = rest.bytes;
-    let mask_of = |code: u8, escapes: &mut usize| {
-        if code == ESCAPE {
-            *escapes += 1;
-            word_masks.get(*escapes - 1).copied().unwrap_or(0)
-        } else {
-            WORD_MASKS[usize::from(code & 15)]
-        }
-    };
-    let (mut words, mut escapes, mut len) = (0, 0, 0);
-    for i in 0..count {
-        let code = code_of(line_codes, i);
-        len += if code == LINE_LITERAL { LINE } else { 0 };
-        words += usize::from(ONES[usize::from(mask_of(code, &mut escapes))]);
-    }
+    // A byte for each line, the first one lowest: its code, the mask of its words, its number.
+    let there = ONE_EACH >> ((64 - 8 * count) & 63);
+    let codes = bytes_of(eight(record, rest.offset()));
+    rest.take_codes(count)?;
+    let (both, any) = (codes & codes >> 1, codes | codes >> 1);
+    let escapes = in_bytes(both & both >> 2 & there);
+    let literals = !(any | any >> 2) & there;
+    let zeros = codes & !(codes >> 1 | any >> 2) & there;
+    let mut escaped = eight(record, rest.offset());
     rest.take_masks(escapes)?;
+    let (mut masks, mut numbers, mut words) = (0_u64, 0_u64, 0);
+    let (mut left, mut each) = (lines, codes);
+    for _ in 0..count {
+        let code = each.to_le_bytes()[0] & 15;
+        each >>= 8;
+        let mask = if code == ESCAPE { escaped.to_le_bytes()[0] } else { WORD_MASKS[usize::from(code)] };
+        escaped >>= if code == ESCAPE { 8 } else { 0 };
+        words += usize::from(ONES[usize::from(mask)]);
+        masks = masks << 8 | u64::from(mask);
+        numbers = numbers << 8 | u64::from(left.trailing_zeros());
+        left &= left.wrapping_sub(1);
+    }
+    masks = masks.swap_bytes() >> ((64 - 8 * count) & 63);
+    numbers = numbers.swap_bytes() >> ((64 - 8 * count) & 63);
+    let first = rest.offset();
     let packed = rest.take_codes(words)?;
-    let literals = rest.offset();
-    let mut data = literals + len;
+    let mut len = LINE * in_bytes(literals);
     len +=
         packed.iter().map(|&pair| usize::from(word_codes(DENSE).pair_len[usize::from(pair)])).sum::<usize>();
+    let data = rest.offset();
     rest.finish(len)?;
 
     if clear {
         page.fill(0);
     }
-    let mut literals = Data::new(record, literals);
-    let (mut left, mut escapes, mut word) = (lines, 0, 0);
-    for i in 0..count {
-        let line = left.trailing_zeros() as usize % LINES;
-        left &= left.wrapping_sub(1);
-        let code = code_of(line_codes, i);
-        match code {
-            LINE_LITERAL => page.as_chunks_mut::<LINE>().0[line] = literals.line(),
-            LINE_ZERO => page.as_chunks_mut::<LINE>().0[line] = [0; LINE],
-            _ => {
-                let mut mask = u32::from(mask_of(code, &mut escapes));
-                while mask != 0 {
-                    let at = 8 * line + mask.trailing_zeros() as usize;
-                    mask &= mask - 1;
-                    data += store::<DENSE>(
-                        page,
-                        at,
-                        code_of(packed, word),
-                        record.get(data..).unwrap_or_default(),
-                    );
-                    word += 1;
-                }
-            }
+    let mut data = Data::new(record, data);
+    let mut left = literals | zeros;
+    while left != 0 {
+        let place = left.trailing_zeros();
+        left &= left - 1;
+        let line = if literals >> place & 1 != 0 { data.line() } else { [0; LINE] };
+        page.as_chunks_mut::<LINE>().0[usize::from((numbers >> place).to_le_bytes()[0]) % LINES] = line;
+    }
+    // All words of all lines in one loop, whose end alone has to be guessed.
+    for word in 0..words {
+        if word % 16 == 0 {
+            each = eight(record, first + word / 2);
         }
+        let code = each.to_le_bytes()[0] & 15;
+        each >>= 4;
+        let place = masks.trailing_zeros() as usize;
+        masks &= masks.wrapping_sub(1);
+        let line = usize::from((numbers >> (place & 56)).to_le_bytes()[0]) % LINES;
+        let at = 8 * line + place % 8;
+        store::<DENSE>(page, at, code, &mut data);
     }
     Ok(())
+}
+
+const ONE_EACH: u64 = u64::from_le_bytes([1; 8]);
+
+/// A byte for each of the first eight half bytes.
+#[inline(always)]
+fn bytes_of(halves: u64) -> u64 {
+    let fours = (halves & 0xffff) | (halves & 0xffff_0000) << 16;
+    let pairs = (fours | fours << 8) & 0x00ff_00ff_00ff_00ff;
+    (pairs | pairs << 4) & 0x0f0f_0f0f_0f0f_0f0f
+}
+
+/// How many bytes are 1; the others are 0.
+#[inline(always)]
+fn in_bytes(ones: u64) -> usize {
+    ones.wrapping_mul(ONE_EACH).to_le_bytes()[7].into()
+}
+
+/// The eight bytes from `at` on, and anything for those that are not there.
+#[inline(always)]
+fn eight(record: &[u8], at: usize) -> u64 {
+    Data::new(record, at).word(0)
 }
 
 /// For pages that change in many places.
@@ -122,10 +149,10 @@ fn change_many<const DENSE: bool>(
     record: &[u8],
     mut rest: Rest<'_>,
     lines: u64,
+    count: usize,
     page: &mut Page,
     clear: bool,
 ) -> Result<(), PageError> {
-    let count = ones(lines);
     let line_codes = rest.take_codes(count)?;
     let word_masks = rest.bytes;
     // Numbers of the words that have a code. Eight are written at once.
@@ -188,33 +215,28 @@ fn whole_lines(page: &mut Page, mut zeros: u64, mut literals: u64, data: &mut Da
     }
 }
 
-/// Changes a word without reading it, and returns how many bytes of data it took.
+/// Changes a word without reading it.
 #[inline(always)]
-fn store<const DENSE: bool>(page: &mut Page, at: usize, code: u8, data: &[u8]) -> usize {
+fn store<const DENSE: bool>(page: &mut Page, at: usize, code: u8, data: &mut Data<'_>) {
     let run = &word_codes(DENSE).runs[usize::from(code & 15)];
-    let (start, len) = (8 * at + usize::from(run.start), usize::from(run.len));
-    if run.whole {
+    let data = data.word(run.len) & run.low;
+    if run.copy {
         let words = page.as_chunks_mut::<8>().0;
-        let other = match (run.copy, DENSE && run.refer) {
-            (false, _) => None,
-            (true, false) => words.get(at.wrapping_sub(1)),
-            (true, true) => words.get(referred(at, data.first().copied().unwrap_or_default())),
-        };
-        words[at % WORDS] = other.copied().unwrap_or_default();
-        if DENSE && run.refer {
-            return 1;
-        }
+        let from = if DENSE && run.refer { referred(at, data.to_le_bytes()[0]) } else { at.wrapping_sub(1) };
+        words[at % WORDS] = words.get(from).copied().unwrap_or_default();
+        return;
     }
-    let (Some(to), Some(from)) = (page.get_mut(start..start + len), data.get(..len)) else { return 0 };
-    // As two pieces that overlap, which is quicker than a copy of any length.
-    if len >= 4 {
-        ends::<4>(to, from);
-    } else if len >= 2 {
-        ends::<2>(to, from);
+    let (start, stored) = (8 * at + usize::from(run.start), usize::from(run.stored));
+    let Some(to) = page.get_mut(start..start + stored) else { return };
+    // As pieces that overlap: one branch for all lengths.
+    if let Some(above) = stored.checked_sub(4) {
+        put::<4>(to, 0, data);
+        put::<4>(to, above, data);
     } else {
-        ends::<1>(to, from);
+        put::<1>(to, 0, data);
+        put::<1>(to, stored / 2, data);
+        put::<1>(to, stored.saturating_sub(1), data);
     }
-    len
 }
 
 /// The word that code *refer* names; beyond all words if there is none.
@@ -223,14 +245,12 @@ fn referred(at: usize, data: u8) -> usize {
     at.wrapping_sub(2 + usize::from(data))
 }
 
-/// Copies the first `L` and the last `L` bytes, if there are any.
+/// Sets `L` bytes from `at` on to those at the same place of `data`.
 #[inline(always)]
-fn ends<const L: usize>(to: &mut [u8], from: &[u8]) {
-    if let (Some(to), Some(from)) = (to.first_chunk_mut::<L>(), from.first_chunk::<L>()) {
-        *to = *from;
-    }
-    if L > 1
-        && let (Some(to), Some(from)) = (to.last_chunk_mut::<L>(), from.last_chunk::<L>())
+fn put<const L: usize>(to: &mut [u8], at: usize, data: u64) {
+    let data = (data >> ((8 * at) & 63)).to_le_bytes();
+    if let (Some(to), Some(from)) =
+        (to.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<L>), data.first_chunk())
     {
         *to = *from;
     }
@@ -329,21 +349,22 @@ impl<'a> Rest<'a> {
         }
     }
 
-    /// The mask of all 64 lines, from that of the groups and those of the lines of each.
+    /// The mask of all 64 lines, from that of the groups and those of the lines of each, and how many lines it names.
     #[inline(always)]
-    fn take_lines(&mut self) -> Result<u64, PageError> {
+    fn take_lines(&mut self) -> Result<(u64, usize), PageError> {
         let start = self.offset();
         let groups = match self.take(1)? {
             &[groups] if groups != 0 => groups,
             _ => return Err(PageError::new(start, PageReason::EmptyMask)),
         };
         let masks = self.take_masks(usize::from(ONES[usize::from(groups)]))?;
-        let (mut lines, mut groups) = (0, groups);
+        let (mut lines, mut count, mut groups) = (0, 0, groups);
         for &mask in masks {
+            count += usize::from(ONES[usize::from(mask)]);
             lines |= u64::from(mask) << ((8 * groups.trailing_zeros()) & 63);
             groups &= groups.wrapping_sub(1);
         }
-        Ok(lines)
+        Ok((lines, count))
     }
 
     fn take_masks(&mut self, count: usize) -> Result<&'a [u8], PageError> {

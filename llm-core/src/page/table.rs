@@ -103,13 +103,14 @@ pub(super) struct Apply {
 /// A word code as bytes that are stored.
 #[derive(Clone, Copy)]
 pub(super) struct Run {
-    /// The first byte of the word that comes from the data.
-    pub(super) start: u8,
-    /// Bytes that come from the data.
+    /// The bytes of data, lowest first.
+    pub(super) low: u64,
+    /// Bytes of data that the code uses up.
     pub(super) len: u8,
-    /// Whether the other bytes change, too: to zeros or to those of another word.
-    pub(super) whole: bool,
-    /// Whether it is another word, and which.
+    /// The first byte of the word that is stored, and how many are: more than there is data if zeros follow it.
+    pub(super) start: u8,
+    pub(super) stored: u8,
+    /// Whether another word is stored instead, and which.
     pub(super) copy: bool,
     pub(super) refer: bool,
 }
@@ -122,12 +123,13 @@ pub(super) type Choice = u16;
 impl WordCodes {
     const fn new(codes: &[WordCode; 16]) -> Self {
         let apply = applies(codes);
-        let mut runs = [Run { start: 0, len: 0, whole: false, copy: false, refer: false }; 16];
+        let mut runs = [Run { low: 0, len: 0, start: 0, stored: 8, copy: false, refer: false }; 16];
         let mut code = 0;
         while code < 16 {
             let Apply { keep, copy, refer, shift, len, .. } = apply[code];
-            let (whole, copy) = (keep == 0 && len < 8, copy != 0);
-            runs[code] = Run { start: low_byte(shift / 8), len, whole, copy, refer };
+            let low = if len == 0 { 0 } else { u64::MAX >> (64 - 8 * len as u32) };
+            let stored = if keep == 0 { 8 } else { len };
+            runs[code] = Run { low, len, start: low_byte(shift / 8), stored, copy: copy != 0, refer };
             code += 1;
         }
         let mut pair_len = [0; 256];

@@ -278,15 +278,15 @@ pub(super) fn decoders() -> Vec<Subject> {
             },
         ),
     ];
-    let wide = width::available().into_iter().filter(|features| features.name() == "avx512");
-    subjects.extend(
-        [Features::PORTABLE].into_iter().chain(wide).map(|width| our_decoder("llm", Density::Fast, width)),
-    );
-    subjects.push(our_decoder("llm, dense", Density::Dense, Features::PORTABLE));
+    for (name, density) in [("llm", Density::Fast), ("llm, dense", Density::Dense)] {
+        let wide = width::available().into_iter().filter(|features| features.name() == "avx512");
+        let widths = [Features::PORTABLE].into_iter().chain(wide);
+        subjects.extend(widths.map(|features| our_decoder(name, density, features)));
+    }
     subjects
 }
 
-/// Of the widths that have a decoder of their own, but for [`Density::Dense`].
+/// Of the widths that have a decoder of their own.
 fn our_decoder(name: &'static str, density: Density, features: Features) -> Subject {
     let mut encoder = Box::new(Encoder::new(Features::PORTABLE, density));
     decoder(
