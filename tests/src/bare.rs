@@ -15,7 +15,7 @@ pub const BOCHS: &str = "/usr/bin/bochs";
 pub(crate) const FILES: [(&str, &str); 4] = [
     (BOCHS, "bochs"),
     ("/usr/share/bochs/BIOS-bochs-latest", "bochsbios"),
-    ("/usr/share/bochs/VGABIOS-lgpl-latest", "bochs"),
+    ("/usr/share/bochs/VGABIOS-lgpl-latest", "vgabios"),
     ("/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so", "bochs-term"),
 ];
 
@@ -160,6 +160,7 @@ fn settings(cpu: &str) -> String {
          ata0-master: type=disk, path=disk, mode=flat, cylinders=1, heads=16, spt=63\n\
          boot: disk\n\
          com1: enabled=1, mode=file, dev=serial\n\
+         sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
          log: log\n\
          panic: action=fatal\n\
          error: action=report\n\

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// A run takes some thirty seconds on an idle machine.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// With AVX-512 F, BW and VBMI2.
+/// With AVX-512 F, BW, VBMI and VBMI2.
 const ICE_LAKE: &str = "corei7_icelake_u";
 /// With AVX2 and nothing wider.
 const HASWELL: &str = "corei7_haswell_4770";

@@ -145,8 +145,8 @@ fn collect<const DENSE: bool>(old: &Page, new: &Page, sections: &mut Sections) -
         let live = masks & coded;
         let code = _mm512_and_si512(choice, _mm512_set1_epi8(15));
         store(&mut wide.covers[group], _mm512_maskz_shuffle_epi8(live, all(&choices(DENSE).covers), code));
-        // What is behind the codes does not count. Zeroed, Bochs gets it wrong if all 64 words have one.
-        store_at(word_codes, filled.word_codes, _mm512_mask_compress_epi8(code, live, code));
+        // What is behind the codes does not count.
+        store_at(word_codes, filled.word_codes, compress(live, code));
         filled.word_codes += live.count_ones() as usize;
         bytes = _mm512_add_epi64(bytes, data_of(!literal, choice));
         literals |= u64::from(literal) << (8 * group);
@@ -160,8 +160,9 @@ fn collect<const DENSE: bool>(old: &Page, new: &Page, sections: &mut Sections) -
     let codes = _mm512_mask_mov_epi8(codes, zeros, _mm512_set1_epi8(LINE_ZERO.cast_signed()));
     let codes = _mm512_mask_mov_epi8(codes, literals, _mm512_set1_epi8(LINE_LITERAL.cast_signed()));
     let escapes = _mm512_mask_cmpeq_epi8_mask(lines, codes, _mm512_set1_epi8(ESCAPE.cast_signed()));
-    store_at(line_codes, 0, _mm512_mask_compress_epi8(zero(), lines, codes));
-    store_at(word_masks, 0, _mm512_mask_compress_epi8(zero(), escapes, masks));
+    let there = _bzhi_u64(u64::MAX, lines.count_ones());
+    store_at(line_codes, 0, _mm512_maskz_mov_epi8(there, compress(lines, codes)));
+    store_at(word_masks, 0, compress(escapes, masks));
     wide.literal = literals;
     filled.word_masks = escapes.count_ones() as usize;
     filled.literals = LINE * literals.count_ones() as usize;
@@ -304,6 +305,14 @@ fn refer(
 fn pack_codes(codes: __m512i) -> __m512i {
     let pairs = _mm512_maddubs_epi16(codes, _mm512_set1_epi16(0x1001));
     _mm512_zextsi256_si512(_mm512_cvtepi16_epi8(pairs))
+}
+
+/// The bytes of `mask` one behind the other, and anything behind them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn compress(mask: u64, x: __m512i) -> __m512i {
+    // Not zeroed: Bochs gets that wrong if the mask has all 64 bits.
+    _mm512_mask_compress_epi8(x, mask, x)
 }
 
 /// Looks up every byte.
