@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`stream`] | parser of what the toolstack writes |
 //! | [`shadow`] | the last known copy of each page, alike on both sides |
+//! | `slab` | ... and its memory |
 //! | `digest` | the check of an epoch's bytes |
 //! | [`encode`] | primary: the stream into batches of page diffs |
 //! | `local` | ... in this process |
@@ -21,6 +22,7 @@ pub mod offload;
 pub mod rebuild;
 pub mod second;
 pub mod shadow;
+mod slab;
 pub mod stream;
 pub mod tap;
 pub mod width;

@@ -5,28 +5,29 @@
 //! fewer than the agreed number of pages are held and its number is below [`MAX_PFN`].
 //! Pages are never given up.
 
+use super::slab::Slab;
 use llm_core::page::{PAGE, Page};
 use std::fmt;
 
 /// Page frame numbers from here on (4 TiB) are never kept: bounds the directory to 8 MiB.
 pub const MAX_PFN: u64 = 1 << 30;
 
-/// Pages that one allocation holds (1 MiB).
-const SLAB: usize = 256;
+/// Pages that one allocation holds (2 MiB).
+const SLAB: usize = Slab::PAGES;
 /// Page numbers that one leaf of the directory maps to slots.
 const LEAF: usize = 1024;
 const NONE: u32 = u32::MAX;
 
 /// Copies of guest pages by page frame number.
 ///
-/// Memory: 4 KiB per page held, in steps of 1 MiB; 4 KiB per 4 MiB of guest-physical
+/// Memory: 4 KiB per page held, in steps of 2 MiB; 4 KiB per 4 MiB of guest-physical
 /// space that has a page held; 8 bytes per 4 MiB up to the highest page held.
 pub struct Shadow {
     limit: u32,
     held: u32,
     directory: Vec<Option<Box<[u32; LEAF]>>>,
     leaves: usize,
-    slabs: Vec<Box<[Page]>>,
+    slabs: Vec<Slab>,
 }
 
 impl Shadow {
@@ -133,7 +134,7 @@ impl Shadow {
         self.held += 1;
         let slot = slot as usize;
         if slot / SLAB == self.slabs.len() {
-            self.slabs.push(vec![[0; PAGE]; SLAB].into_boxed_slice());
+            self.slabs.push(Slab::new());
         }
         Some(slot)
     }
@@ -173,7 +174,7 @@ mod tests {
         assert!(!shadow.update(u64::MAX, &[1; PAGE]));
         assert_eq!(shadow.memory(), 0);
         assert!(shadow.update(MAX_PFN - 1, &[1; PAGE]));
-        assert!(shadow.memory() < 10 << 20, "{}", shadow.memory());
+        assert!(shadow.memory() < 11 << 20, "{}", shadow.memory());
     }
 
     #[test]
@@ -195,7 +196,7 @@ mod tests {
             assert_eq!(beside.map(|page| page[0]), seen.map(|pfn: u64| pfn as u8));
         }
         assert!(shadow.get_mut_beside(700, Some(5)).is_none());
-        assert_eq!(shadow.memory(), 3 * SLAB * PAGE + LEAF * 4 + 8);
+        assert_eq!(shadow.memory(), 2 * SLAB * PAGE + LEAF * 4 + 8);
     }
 
     proptest! {
