@@ -70,23 +70,6 @@ impl Shadow {
         self.slabs.get_mut(slot / SLAB)?.get_mut(slot % SLAB)
     }
 
-    /// The copy of page `pfn`, to be changed in place, and that of page `other` to look at: each if it is held, the second only
-    /// if it is another page than the first.
-    #[must_use]
-    pub fn get_mut_beside(&mut self, pfn: u64, other: Option<u64>) -> Option<(&mut Page, Option<&Page>)> {
-        let slot = self.slot(pfn)?;
-        let Some(other) = other.and_then(|other| self.slot(other)).filter(|&other| other != slot) else {
-            return Some((self.slabs.get_mut(slot / SLAB)?.get_mut(slot % SLAB)?, None));
-        };
-        if slot / SLAB == other / SLAB {
-            let slab = self.slabs.get_mut(slot / SLAB)?;
-            let [page, other] = slab.get_disjoint_mut([slot % SLAB, other % SLAB]).ok()?;
-            return Some((page, Some(other)));
-        }
-        let [slab, others] = self.slabs.get_disjoint_mut([slot / SLAB, other / SLAB]).ok()?;
-        Some((slab.get_mut(slot % SLAB)?, others.get(other % SLAB)))
-    }
-
     /// Whether [`Self::insert`] would find or make room for page `pfn`.
     #[must_use]
     pub fn keeps(&self, pfn: u64) -> bool {
@@ -178,24 +161,11 @@ mod tests {
     }
 
     #[test]
-    fn two_pages_are_had_at_once_unless_they_are_one() {
+    fn memory_is_told() {
         let mut shadow = Shadow::new(1000);
         for pfn in 0..600_u64 {
             assert!(shadow.update(pfn, &[pfn as u8; PAGE]));
         }
-        for (pfn, other, seen) in [
-            (3, Some(4), Some(4)),
-            (3, Some(599), Some(599)),
-            (599, Some(0), Some(0)),
-            (5, Some(5), None),
-            (5, None, None),
-            (5, Some(700), None),
-        ] {
-            let (page, beside) = shadow.get_mut_beside(pfn, other).unwrap();
-            assert_eq!(page[0], pfn as u8);
-            assert_eq!(beside.map(|page| page[0]), seen.map(|pfn: u64| pfn as u8));
-        }
-        assert!(shadow.get_mut_beside(700, Some(5)).is_none());
         assert_eq!(shadow.memory(), 2 * SLAB * PAGE + LEAF * 4 + 8);
     }
 
