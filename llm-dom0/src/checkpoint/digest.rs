@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn it_is_that_of_the_core() {
-        let bytes: Vec<u8> = (0..20_000_u32).map(|i| (i * 7 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..20_000_u32).map(|i| ((i * 7) >> 3) as u8).collect();
         for len in [0, 1, 16, 17, 128, 129, 240, 241, 256, 257, 4096, 4104, 20_000] {
             for piece in [1, 37, 256, 4096, 20_000] {
                 let mut digest = Digest::new();
