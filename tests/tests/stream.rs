@@ -90,6 +90,17 @@ fn a_recorded_stream_is_rebuilt() {
     assert_eq!(encoder.shadow().held(), 1040);
 }
 
+/// As `cargo lab bench stream --stream` does: through primary and backup as processes.
+#[test]
+fn a_compressed_recording_is_replayed() {
+    assert!(Path::new(env!("CARGO_BIN_EXE_embedded")).exists());
+    let file = std::env::temp_dir().join(format!("llm-recording-{}.zst", std::process::id()));
+    fs::write(&file, zstd::encode_all(&recording()[..], 1).expect("memory")).expect("a file");
+    let carried = llm_tests::bench::stream::check(&file);
+    fs::remove_file(&file).expect("the file");
+    assert_eq!(carried.expect("carried"), (4, 1081 + 3 * 34));
+}
+
 /// Xen's own checker takes the first rebuilt epoch, ended as a save ends.
 #[test]
 fn xens_checker_accepts_a_rebuilt_epoch() {

@@ -1,10 +1,10 @@
 //! Primary side: the checkpoint stream into batches of page diffs.
 
+use super::digest::Digest;
 use super::local::{Local, LocalRun};
 use super::offload::{Offload, OffloadError, Piece};
 use super::shadow::Shadow;
 use super::stream::{Item, Mark, MarkKind, Parser, StreamError};
-use llm_core::checksum::Digest;
 use llm_core::page::{Kind, Page};
 use std::sync::Arc;
 
@@ -135,9 +135,7 @@ impl Encoder {
     fn run(&mut self, mut input: &[u8], mut sink: impl FnMut(Output<'_>)) -> Result<(), StreamError> {
         let Self { parser, local, remote, fault, digest, epoch } = self;
         let mut stage = Stage { local: local.begin(), remote, fault, batch_bytes: 0, sink: &mut sink };
-        loop {
-            let ahead = parser.page_after_next(input);
-            let Some(item) = parser.next(&mut input)? else { break };
+        while let Some(item) = parser.next(&mut input)? {
             match item {
                 Item::Bytes(bytes) => {
                     digest.update(bytes);
@@ -148,7 +146,7 @@ impl Encoder {
                     digest.update(page);
                     epoch.stream_bytes += page.len() as u64;
                     epoch.pages += 1;
-                    stage.page(pfn, page, ahead);
+                    stage.page(pfn, page);
                 }
                 Item::Mark(mark) => match mark.kind {
                     MarkKind::Epoch | MarkKind::Stream => {
@@ -196,10 +194,10 @@ impl Stage<'_> {
         }
     }
 
-    fn page(&mut self, pfn: u64, page: &Page, next: Option<(u64, &Page)>) {
+    fn page(&mut self, pfn: u64, page: &Page) {
         if !self.leave(|remote, out| remote.page(pfn, page, out)) {
             let Self { local, batch_bytes, sink, .. } = self;
-            local.page(pfn, page, next, &mut emit(batch_bytes, *sink));
+            local.page(pfn, page, &mut emit(batch_bytes, *sink));
         }
     }
 
@@ -232,7 +230,7 @@ impl Stage<'_> {
                 *local.held = Some(held);
                 rest.each(|piece| match piece {
                     Piece::Bytes(bytes) => local.bytes(bytes, &mut out),
-                    Piece::Page(pfn, page) => local.page(pfn, page, None, &mut out),
+                    Piece::Page(pfn, page) => local.page(pfn, page, &mut out),
                 });
             }
         }

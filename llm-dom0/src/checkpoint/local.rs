@@ -5,7 +5,7 @@ use super::held::Held;
 use super::shadow::Shadow;
 use super::width::features;
 use llm_core::page::batch::BatchWriter;
-use llm_core::page::{self, Density, Kind, Next, Page};
+use llm_core::page::{self, Density, Kind, Page};
 
 /// What lasts from one piece of the stream to the next.
 #[derive(Debug)]
@@ -58,18 +58,12 @@ impl LocalRun<'_> {
         }
     }
 
-    /// Takes in a page; `next` is the one behind it, if it is known.
-    pub(super) fn page(
-        &mut self,
-        pfn: u64,
-        page: &Page,
-        next: Option<(u64, &Page)>,
-        out: &mut impl FnMut(&[u8]),
-    ) {
-        if !self.fits(pfn, page, next) {
+    /// Takes in a page. The one behind it is not asked for ahead of time: here that costs more than it gains.
+    pub(super) fn page(&mut self, pfn: u64, page: &Page, out: &mut impl FnMut(&[u8])) {
+        if !self.fits(pfn, page) {
             self.flush(out);
             // An empty batch has room for any page.
-            self.fits(pfn, page, next);
+            self.fits(pfn, page);
         }
     }
 
@@ -82,11 +76,10 @@ impl LocalRun<'_> {
     }
 
     /// Puts a page into the batch and the shadow; false, with nothing changed, if the batch is full.
-    fn fits(&mut self, pfn: u64, page: &Page, next: Option<(u64, &Page)>) -> bool {
+    fn fits(&mut self, pfn: u64, page: &Page) -> bool {
         let Self { shadow, held, pages, kinds, writer } = self;
-        let encoded = if let Some((old, beside)) = shadow.get_mut_beside(pfn, next.map(|(pfn, _)| pfn)) {
-            let next = next.map(|(_, new)| Next { old: beside, new });
-            writer.encode_page_update(pages, pfn, old, page, next)
+        let encoded = if let Some(old) = shadow.get_mut(pfn) {
+            writer.encode_page_update(pages, pfn, old, page, None)
         } else {
             let keep = held.as_mut().map_or_else(|| shadow.keeps(pfn), |held| held.insert(pfn));
             let encoded = writer.encode_page(pages, pfn, keep, None, page);

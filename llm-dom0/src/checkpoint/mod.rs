@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`stream`] | parser of what the toolstack writes |
 //! | [`shadow`] | the last known copy of each page, alike on both sides |
+//! | `slab` | ... and its memory |
+//! | `digest` | the check of an epoch's bytes |
 //! | [`encode`] | primary: the stream into batches of page diffs |
 //! | `local` | ... in this process |
 //! | [`offload`] | ... by somebody else, who may fail |
@@ -12,6 +14,7 @@
 //! | [`rebuild`] | backup: the batches into the same stream |
 //! | [`tap`] | the pipe, and how many bytes the toolstack has written |
 //! | [`width`] | what the processor can do for the page codec |
+mod digest;
 pub mod encode;
 pub mod held;
 mod local;
@@ -19,6 +22,7 @@ pub mod offload;
 pub mod rebuild;
 pub mod second;
 pub mod shadow;
+mod slab;
 pub mod stream;
 pub mod tap;
 pub mod width;

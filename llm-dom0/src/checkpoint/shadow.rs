@@ -5,28 +5,29 @@
 //! fewer than the agreed number of pages are held and its number is below [`MAX_PFN`].
 //! Pages are never given up.
 
+use super::slab::Slab;
 use llm_core::page::{PAGE, Page};
 use std::fmt;
 
 /// Page frame numbers from here on (4 TiB) are never kept: bounds the directory to 8 MiB.
 pub const MAX_PFN: u64 = 1 << 30;
 
-/// Pages that one allocation holds (1 MiB).
-const SLAB: usize = 256;
+/// Pages that one allocation holds (2 MiB).
+const SLAB: usize = Slab::PAGES;
 /// Page numbers that one leaf of the directory maps to slots.
 const LEAF: usize = 1024;
 const NONE: u32 = u32::MAX;
 
 /// Copies of guest pages by page frame number.
 ///
-/// Memory: 4 KiB per page held, in steps of 1 MiB; 4 KiB per 4 MiB of guest-physical
+/// Memory: 4 KiB per page held, in steps of 2 MiB; 4 KiB per 4 MiB of guest-physical
 /// space that has a page held; 8 bytes per 4 MiB up to the highest page held.
 pub struct Shadow {
     limit: u32,
     held: u32,
     directory: Vec<Option<Box<[u32; LEAF]>>>,
     leaves: usize,
-    slabs: Vec<Box<[Page]>>,
+    slabs: Vec<Slab>,
 }
 
 impl Shadow {
@@ -67,23 +68,6 @@ impl Shadow {
     pub fn get_mut(&mut self, pfn: u64) -> Option<&mut Page> {
         let slot = self.slot(pfn)?;
         self.slabs.get_mut(slot / SLAB)?.get_mut(slot % SLAB)
-    }
-
-    /// The copy of page `pfn`, to be changed in place, and that of page `other` to look at: each if it is held, the second only
-    /// if it is another page than the first.
-    #[must_use]
-    pub fn get_mut_beside(&mut self, pfn: u64, other: Option<u64>) -> Option<(&mut Page, Option<&Page>)> {
-        let slot = self.slot(pfn)?;
-        let Some(other) = other.and_then(|other| self.slot(other)).filter(|&other| other != slot) else {
-            return Some((self.slabs.get_mut(slot / SLAB)?.get_mut(slot % SLAB)?, None));
-        };
-        if slot / SLAB == other / SLAB {
-            let slab = self.slabs.get_mut(slot / SLAB)?;
-            let [page, other] = slab.get_disjoint_mut([slot % SLAB, other % SLAB]).ok()?;
-            return Some((page, Some(other)));
-        }
-        let [slab, others] = self.slabs.get_disjoint_mut([slot / SLAB, other / SLAB]).ok()?;
-        Some((slab.get_mut(slot % SLAB)?, others.get(other % SLAB)))
     }
 
     /// Whether [`Self::insert`] would find or make room for page `pfn`.
@@ -133,7 +117,7 @@ impl Shadow {
         self.held += 1;
         let slot = slot as usize;
         if slot / SLAB == self.slabs.len() {
-            self.slabs.push(vec![[0; PAGE]; SLAB].into_boxed_slice());
+            self.slabs.push(Slab::new());
         }
         Some(slot)
     }
@@ -173,29 +157,16 @@ mod tests {
         assert!(!shadow.update(u64::MAX, &[1; PAGE]));
         assert_eq!(shadow.memory(), 0);
         assert!(shadow.update(MAX_PFN - 1, &[1; PAGE]));
-        assert!(shadow.memory() < 10 << 20, "{}", shadow.memory());
+        assert!(shadow.memory() < 11 << 20, "{}", shadow.memory());
     }
 
     #[test]
-    fn two_pages_are_had_at_once_unless_they_are_one() {
+    fn memory_is_told() {
         let mut shadow = Shadow::new(1000);
         for pfn in 0..600_u64 {
             assert!(shadow.update(pfn, &[pfn as u8; PAGE]));
         }
-        for (pfn, other, seen) in [
-            (3, Some(4), Some(4)),
-            (3, Some(599), Some(599)),
-            (599, Some(0), Some(0)),
-            (5, Some(5), None),
-            (5, None, None),
-            (5, Some(700), None),
-        ] {
-            let (page, beside) = shadow.get_mut_beside(pfn, other).unwrap();
-            assert_eq!(page[0], pfn as u8);
-            assert_eq!(beside.map(|page| page[0]), seen.map(|pfn: u64| pfn as u8));
-        }
-        assert!(shadow.get_mut_beside(700, Some(5)).is_none());
-        assert_eq!(shadow.memory(), 3 * SLAB * PAGE + LEAF * 4 + 8);
+        assert_eq!(shadow.memory(), 2 * SLAB * PAGE + LEAF * 4 + 8);
     }
 
     proptest! {

@@ -121,6 +121,9 @@ struct Inner {
     in_kernel: Option<u32>,
     /// Unsent bytes at which somebody wants to be woken.
     wake_at: Option<u64>,
+    /// How few unsent bytes there must be for a producer that waits for room: half of what there may be, so that it does not wake
+    /// for every frame.
+    room_at: Option<u64>,
 }
 
 impl Outbox {
@@ -147,6 +150,7 @@ impl Outbox {
                 drain: None,
                 in_kernel: None,
                 wake_at: None,
+                room_at: None,
             }),
             ready: Condvar::new(),
             room: Condvar::new(),
@@ -202,7 +206,9 @@ impl Outbox {
         if inner.up && inner.messages.len() < MESSAGES_MAX && !inner.write_message(&bytes) {
             inner.messages.push_back(bytes);
         }
-        if inner.has_work() {
+        let wakes = inner.wants_writer();
+        drop(inner);
+        if wakes {
             self.ready.notify_all();
         }
     }
@@ -221,6 +227,7 @@ impl Outbox {
         if inner.is_full(max) {
             inner.waits += 1;
             while inner.is_full(max) {
+                inner.room_at = Some(inner.room_at.map_or(max / 2, |at| at.max(max / 2)));
                 inner = self.room.wait(inner).unwrap_or_else(PoisonError::into_inner);
             }
         }
@@ -237,8 +244,14 @@ impl Outbox {
     }
 
     fn push(&self, mut inner: MutexGuard<'_, Inner>, kind: Kind, payload: Vec<u8>) -> Result<u64, Closed> {
-        let pushed = inner.push_data(kind, payload, &self.ready);
-        if inner.wake_at.is_some_and(|bytes| inner.unsent >= bytes) {
+        let pushed = inner.push_data(kind, payload);
+        let (wakes, grown) = (inner.wants_writer(), inner.wake_at.is_some_and(|bytes| inner.unsent >= bytes));
+        // Whoever wakes can have the lock at once.
+        drop(inner);
+        if wakes && pushed.is_ok() {
+            self.ready.notify_all();
+        }
+        if grown {
             self.grown.notify_all();
         }
         pushed
@@ -279,7 +292,12 @@ impl Outbox {
                 return None;
             }
             if let Some(frame) = inner.next_data() {
-                self.room.notify_all();
+                let unsent = inner.unsent;
+                let is_room = inner.room_at.take_if(|at| unsent <= *at).is_some();
+                drop(inner);
+                if is_room {
+                    self.room.notify_all();
+                }
                 return Some(Outgoing::Data(frame));
             }
             inner.writing = false;
@@ -318,7 +336,7 @@ impl Outbox {
 }
 
 impl Inner {
-    fn push_data(&mut self, kind: Kind, payload: Vec<u8>, ready: &Condvar) -> Result<u64, Closed> {
+    fn push_data(&mut self, kind: Kind, payload: Vec<u8>) -> Result<u64, Closed> {
         if self.closed {
             return Err(Closed);
         }
@@ -334,9 +352,6 @@ impl Inner {
         if is_next {
             self.write_data();
         }
-        if self.has_work() {
-            ready.notify_all();
-        }
         Ok(self.last_seq)
     }
 
@@ -350,6 +365,11 @@ impl Inner {
         !self.rest.is_empty()
             || !self.messages.is_empty()
             || self.cursor.is_some_and(|cursor| cursor <= self.last_seq)
+    }
+
+    /// The writer has something to do, and waits for that.
+    fn wants_writer(&self) -> bool {
+        !self.writing && self.has_work()
     }
 
     /// Writes a message at once, if that does not wait. False if nothing of it was written.
@@ -491,6 +511,28 @@ mod tests {
         assert_eq!(outbox.fill().frames, 1);
         outbox.committed(1);
         assert_eq!(producer.join().ok(), Some(Ok(2)));
+    }
+
+    #[test]
+    fn a_producer_that_waits_wakes_when_half_is_written() {
+        let outbox = Arc::new(Outbox::new(1000));
+        let generation = outbox.connect(None);
+        assert!(outbox.resume(1));
+        for seq in 1..=10 {
+            assert_eq!(outbox.data(Kind::BATCH, vec![0; 10], 100), Ok(seq));
+        }
+        let producer = std::thread::spawn({
+            let outbox = Arc::clone(&outbox);
+            move || outbox.data(Kind::BATCH, vec![0; 10], 100)
+        });
+        // It waits from when the lock is free after this.
+        while outbox.lock().room_at.is_none() {
+            std::thread::yield_now();
+        }
+        assert!((1..=4).all(|seq| seq_of(outbox.next(generation)) == seq));
+        assert_eq!(outbox.lock().room_at, Some(50));
+        assert_eq!(seq_of(outbox.next(generation)), 5);
+        assert_eq!(producer.join().ok(), Some(Ok(11)));
     }
 
     #[test]

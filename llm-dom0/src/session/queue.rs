@@ -14,7 +14,10 @@ const SPARE_MAX: usize = 32;
 #[derive(Debug)]
 pub(crate) struct ByteQueue {
     inner: Mutex<Inner>,
-    changed: Condvar,
+    /// Something to take out, or the end.
+    filled: Condvar,
+    /// Room, or nobody to take anything out.
+    room: Condvar,
 }
 
 #[derive(Debug)]
@@ -25,6 +28,10 @@ struct Inner {
     bytes: u64,
     limit: u64,
     waits: u64,
+    /// Who takes out waits for something.
+    is_starved: bool,
+    /// How few bytes there must be for whoever waits for room: half of what may be there, so that it does not wake for every chunk.
+    room_at: Option<u64>,
     /// No more chunks will come; what is queued is still handed out.
     ended: bool,
     /// The consumer is gone or the queue was thrown away.
@@ -40,10 +47,12 @@ impl ByteQueue {
             bytes: 0,
             limit,
             waits: 0,
+            is_starved: false,
+            room_at: None,
             ended: false,
             broken: false,
         };
-        Self { inner: Mutex::new(inner), changed: Condvar::new() }
+        Self { inner: Mutex::new(inner), filled: Condvar::new(), room: Condvar::new() }
     }
 
     /// Queues a chunk; waits for room. False if nobody will read it.
@@ -59,16 +68,18 @@ impl ByteQueue {
         if inner.is_full(limit) {
             inner.waits += 1;
             while inner.is_full(limit) {
-                inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+                let enough = limit.min(inner.limit) / 2;
+                inner.room_at = Some(inner.room_at.map_or(enough, |at| at.max(enough)));
+                inner = self.room.wait(inner).unwrap_or_else(PoisonError::into_inner);
             }
         }
-        inner.take_in(chunk, &self.changed)
+        self.take_in(inner, chunk)
     }
 
     /// Queues a chunk even beyond the limit. False if nobody will read it.
     #[must_use]
     pub(crate) fn push_over(&self, chunk: Vec<u8>) -> bool {
-        self.lock().take_in(chunk, &self.changed)
+        self.take_in(self.lock(), chunk)
     }
 
     /// An empty buffer of [`CHUNK`] bytes, to be filled and queued.
@@ -98,20 +109,28 @@ impl ByteQueue {
             }
             if let Some(chunk) = inner.chunks.pop_front() {
                 inner.bytes -= chunk.len() as u64;
-                self.changed.notify_all();
+                let bytes = inner.bytes;
+                let is_room = inner.room_at.take_if(|at| bytes <= *at).is_some();
+                // Whoever wakes can have the lock at once.
+                drop(inner);
+                if is_room {
+                    self.room.notify_all();
+                }
                 return Some(chunk);
             }
             if inner.ended {
                 return None;
             }
-            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            inner.is_starved = true;
+            inner = self.filled.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// Says that no more will come.
     pub(crate) fn end(&self) {
         self.lock().ended = true;
-        self.changed.notify_all();
+        self.filled.notify_all();
+        self.room.notify_all();
     }
 
     /// Throws away what is queued and frees both sides.
@@ -120,13 +139,28 @@ impl ByteQueue {
         inner.broken = true;
         inner.chunks.clear();
         inner.bytes = 0;
-        self.changed.notify_all();
+        self.filled.notify_all();
+        self.room.notify_all();
     }
 
     /// Bytes queued, and how often a producer had to wait.
     pub(crate) fn fill(&self) -> (u64, u64) {
         let inner = self.lock();
         (inner.bytes, inner.waits)
+    }
+
+    fn take_in(&self, mut inner: MutexGuard<'_, Inner>, chunk: Vec<u8>) -> bool {
+        if inner.broken || inner.ended {
+            return false;
+        }
+        inner.bytes += chunk.len() as u64;
+        inner.chunks.push_back(chunk);
+        let was_starved = std::mem::take(&mut inner.is_starved);
+        drop(inner);
+        if was_starved {
+            self.filled.notify_all();
+        }
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -137,16 +171,6 @@ impl ByteQueue {
 impl Inner {
     fn is_full(&self, limit: u64) -> bool {
         self.bytes >= self.limit.min(limit) && !self.chunks.is_empty() && !self.broken
-    }
-
-    fn take_in(&mut self, chunk: Vec<u8>, changed: &Condvar) -> bool {
-        if self.broken || self.ended {
-            return false;
-        }
-        self.bytes += chunk.len() as u64;
-        self.chunks.push_back(chunk);
-        changed.notify_all();
-        true
     }
 }
 
@@ -183,6 +207,25 @@ mod tests {
         queue.give_back(vec![0; 5]);
         (0..2 * SPARE_MAX).for_each(|_| queue.give_back(Vec::with_capacity(CHUNK)));
         assert_eq!(queue.lock().spare.len(), SPARE_MAX);
+    }
+
+    #[test]
+    fn whoever_waits_for_room_wakes_when_half_is_free() {
+        let queue = Arc::new(ByteQueue::new(100));
+        assert!((0..10).all(|_| queue.push(vec![0; 10])));
+        let producer = std::thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || queue.push(vec![1; 10])
+        });
+        // It waits from when the lock is free after this.
+        while queue.lock().room_at.is_none() {
+            std::thread::yield_now();
+        }
+        assert!((0..4).all(|_| queue.pop().is_some()));
+        assert_eq!((queue.fill(), queue.lock().room_at), ((60, 1), Some(50)));
+        assert!(queue.pop().is_some());
+        assert!(producer.join().is_ok_and(|pushed| pushed));
+        assert_eq!((queue.fill(), queue.lock().room_at), ((60, 1), None));
     }
 
     #[test]

@@ -110,13 +110,26 @@ pub enum Command {
     },
     /// The checkpoint pipe: a stream as fast as it goes through primary and backup, beside what only copies it.
     Stream {
-        /// Folder with dirty pages of guests, `NAME-x.zst`; without it, a few committed ones are used.
+        /// Measure nothing: boot the lab, record what `xl remus` writes of its guest with the demo's clients, and end; needs root
+        /// and some minutes. Compressed if FILE ends in `.zst`.
+        #[arg(long, value_name = "FILE", conflicts_with = "stream")]
+        record: Option<PathBuf>,
+        /// Epochs to record, the first copy included.
+        #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        epochs: u64,
+        /// What `xl` waits between two checkpoints that are recorded, in milliseconds.
+        #[arg(long, default_value_t = 200, value_name = "MS")]
+        interval: u64,
+        /// A recording to measure with; it may be compressed by zstd.
+        #[arg(long, value_name = "FILE")]
+        stream: Vec<PathBuf>,
+        /// Folder with dirty pages of guests, `NAME-x.zst`; without it and without recordings, a few committed ones are used.
         #[arg(long, env = "LLM_CORPUS", value_name = "DIR")]
         corpus: Option<PathBuf>,
         /// These workloads only.
         #[arg(long, value_name = "NAME")]
         only: Vec<String>,
-        /// Size of each workload's stream, in MiB.
+        /// Size of each stream that is made, in MiB.
         #[arg(long, default_value_t = 1024, value_name = "N")]
         size: u64,
         /// What may wait between two threads of `llm`, in MiB.
@@ -195,8 +208,19 @@ impl Command {
                 }
                 Ok(counted.complaints.is_empty())
             }
-            Self::Stream { corpus, only, size, buffer, rounds } => {
+            Self::Stream { record: Some(file), epochs, interval, .. } => {
+                lab::clean_on_exit(name)?;
+                stream::record::run(&stream::record::Options {
+                    name: name.into(),
+                    file: file.clone(),
+                    epochs: *epochs,
+                    interval: Duration::from_millis(*interval),
+                })?;
+                Ok(true)
+            }
+            Self::Stream { stream, corpus, only, size, buffer, rounds, .. } => {
                 stream::run(&stream::Options {
+                    recorded: stream.clone(),
                     corpus: corpus.clone(),
                     only: only.clone(),
                     stream_bytes: size << 20,

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::demo::{facts, keep_logs};
 use crate::lab::work::Work;
-use crate::lab::{Lab, Llm, Progress, guest};
+use crate::lab::{self, Lab, Llm, Progress, guest};
 use crate::measure::work;
 use crate::report::{Bench, utc};
 use crate::scenario::{Result, ScenarioError, ensure, primary_status, protect, protect_exit};
@@ -36,13 +36,7 @@ pub struct Options {
 /// When the lab or a protection fails.
 pub fn run(options: &Options) -> Result<bool> {
     let progress = Progress::new();
-    let lab_options = crate::lab::Options {
-        name: options.name.clone(),
-        llm: options.llm.clone(),
-        progress,
-        ..crate::lab::Options::default()
-    };
-    let lab = Lab::up(&lab_options)?;
+    let lab = Lab::up(&lab::Options::of(&options.name, &options.llm, progress))?;
     let folder = lab.paths().logs().with_file_name("bench");
     fs::create_dir_all(&folder).map_err(|e| ScenarioError::Broken(format!("{}: {e}", folder.display())))?;
     let mut bench = Bench {

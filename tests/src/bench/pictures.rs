@@ -142,7 +142,21 @@ fn stream(rows: &[Value]) -> Vec<Bars> {
         let of = rows.iter().filter(|row| text(row, "workload") == workload);
         bars(&format!("{workload}: GB/s of guest pages"), of, name, |row| number(row, "gb_per_s"), 2)
     };
-    distinct(rows, "workload").into_iter().map(panel).collect()
+    let mut panels: Vec<_> = distinct(rows, "workload").into_iter().map(panel).collect();
+    panels.extend(rows.iter().find(|row| text(row, "name") == "llm").map(threads));
+    panels
+}
+
+/// Where the processor time of one stream goes.
+fn threads(row: &Value) -> Bars {
+    let stages = row.get("cpu_ns_per_page").and_then(Value::as_object);
+    let bar = |(stage, ns): (&String, &Value)| {
+        (stage.clone(), ns.as_f64(), ns.as_f64().map_or_else(String::new, |ns| format!("{ns:.0}")))
+    };
+    Bars {
+        name: format!("{}: processor time of llm by thread, ns a page", text(row, "workload")),
+        bars: stages.into_iter().flatten().map(bar).collect(),
+    }
 }
 
 fn link(rows: &[Value]) -> Vec<Bars> {
@@ -193,6 +207,16 @@ fn ring(rows: &[Value]) -> Vec<Bars> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_stream_has_a_panel_for_each_workload_and_one_for_the_threads() {
+        let row = |name, workload| json!({"name": name, "workload": workload, "gb_per_s": 1.5, "cpu_ns_per_page": {"a: b": 7.4, "c": 9}});
+        let panels = stream(&[row("llm", "guest"), row("splice", "guest"), row("llm", "pg")]);
+        let names: Vec<_> = panels.iter().map(|panel| panel.name.as_str()).collect();
+        assert_eq!(names[..2], ["guest: GB/s of guest pages", "pg: GB/s of guest pages"]);
+        assert_eq!(names[2], "guest: processor time of llm by thread, ns a page");
+        assert_eq!(panels[2].bars[0], ("a: b".into(), Some(7.4), "7".into()));
+    }
 
     #[test]
     fn each_workload_has_its_bars() {

@@ -74,11 +74,8 @@ impl Options {
 pub fn run(options: &Options) -> Result<bool> {
     let progress = Progress::new();
     let lab_options = crate::lab::Options {
-        name: options.name.clone(),
-        llm: options.llm.clone(),
         protect: options.protect.clone(),
-        progress,
-        ..crate::lab::Options::default()
+        ..crate::lab::Options::of(&options.name, &options.llm, progress)
     };
     let lab = Lab::up(&lab_options)?;
     let folder = lab.paths().logs().with_file_name("demo");

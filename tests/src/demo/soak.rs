@@ -50,11 +50,8 @@ pub struct Soak {
 pub fn soak(options: &Soak) -> Result<u32> {
     let progress = Progress::new();
     let lab_options = crate::lab::Options {
-        name: options.name.clone(),
-        llm: options.llm.clone(),
         protect: options.protect.clone(),
-        progress,
-        ..crate::lab::Options::default()
+        ..crate::lab::Options::of(&options.name, &options.llm, progress)
     };
     let lab = Lab::up(&lab_options)?;
     lab.guest_create(0)?;

@@ -111,6 +111,14 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Those of a lab of this name with this `llm`, which tells `progress` what it does.
+    #[must_use]
+    pub fn of(name: &str, llm: &Llm, progress: Progress) -> Self {
+        Self { name: name.to_owned(), llm: llm.clone(), progress, ..Self::default() }
+    }
+}
+
 /// A running lab.
 #[derive(Debug)]
 pub struct Lab {

@@ -183,16 +183,6 @@ impl Parser {
         Ok(self.next_page(input))
     }
 
-    /// The page behind the one that [`Self::next`] gives next, if both are whole in `input`: its memory can be asked for in time.
-    #[must_use]
-    pub fn page_after_next<'i>(&self, input: &'i [u8]) -> Option<(u64, &'i Page)> {
-        if !matches!(self.state, State::Pages) || self.page_len > 0 {
-            return None;
-        }
-        let pfn = *self.pfns.get(self.pfns_done + 1)?;
-        Some((pfn, input.get(PAGE..)?.first_chunk()?))
-    }
-
     /// Feeds all of `input` and gives every piece of it to `sink`.
     ///
     /// # Errors

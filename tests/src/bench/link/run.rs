@@ -41,7 +41,7 @@ pub(super) fn carry(world: &World, input: &Input, compress: CompressWith) -> Res
     for end in [source.try_clone().map(OwnedFd::from), into.try_clone().map(OwnedFd::from)] {
         end.and_then(|end| Ok(fcntl_setpipe_size(end, PIPE)?)).map_err(broken)?;
     }
-    let limits = (input.shape.guest, BUFFER, compress);
+    let limits = (input.guest, BUFFER, compress);
     let mut primary = Process::start("primary", limits, from.into(), near.into()).map_err(broken)?;
     let mut backup = Process::start("backup", limits, far.into(), into.into()).map_err(broken)?;
     let (go, gone) = channel();

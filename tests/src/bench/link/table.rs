@@ -72,7 +72,7 @@ impl Row {
             taken.iter().flat_map(|c| later(&c.ends[0].commits)).map(|seconds| seconds * 1e3).collect();
         let seconds: f64 = taken.iter().flat_map(|c| later(&c.epochs)).sum();
         let rounds = taken.len() as f64;
-        let later_bytes = rounds * ((input.pages as usize - input.shape.guest) * PAGE) as f64;
+        let later_bytes = rounds * ((input.pages - input.first_pages) * PAGE as u64) as f64;
         let mut cpu = BTreeMap::<String, f64>::new();
         let per_page = |seconds: f64| seconds * 1e9 / (rounds * input.pages as f64);
         let (mut before, mut after, mut frames, mut in_vain) = (0, 0, 0, 0);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{Options, latency};
 use crate::demo::{facts, keep_logs};
 use crate::lab::work::Work;
-use crate::lab::{Lab, Progress, guest};
+use crate::lab::{self, Lab, Progress, guest};
 use crate::measure::{http_64k, link_bytes, link_rtt, sets, work};
 use crate::report::{Bench, Quantiles, utc};
 use crate::scenario::{Result, ScenarioError, ensure, primary_status, protect, protect_exit};
@@ -25,13 +25,7 @@ const RELEASE: Duration = Duration::from_secs(60);
 /// When the lab or a protection fails; a single figure that cannot be taken is no error.
 pub fn run(options: &Options) -> Result<bool> {
     let progress = Progress::new();
-    let lab_options = crate::lab::Options {
-        name: options.name.clone(),
-        llm: options.llm.clone(),
-        progress,
-        ..crate::lab::Options::default()
-    };
-    let lab = Lab::up(&lab_options)?;
+    let lab = Lab::up(&lab::Options::of(&options.name, &options.llm, progress))?;
     let folder = lab.paths().logs().with_file_name("bench");
     fs::create_dir_all(&folder).map_err(|e| ScenarioError::Broken(format!("{}: {e}", folder.display())))?;
     let mut bench = Bench {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::load::Figures;
 use super::table::{Row, median, table};
 use super::{Options, SIZES};
-use crate::lab::{Host, Lab, Llm, Paths, Progress, RingFiles, build_ring, guest};
+use crate::lab::{self, Host, Lab, Llm, Paths, Progress, RingFiles, build_ring, guest};
 use crate::report::utc;
 use crate::scenario::{Result, ScenarioError};
 use crate::stubdom::{self, Profile};
@@ -39,13 +39,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let progress = Progress::new();
     let files = build_ring(&Paths::new(&options.name), &SIZES, &progress)?;
     let kernel = stubdom::build(Profile::Release).map_err(|e| ScenarioError::Broken(e.to_string()))?;
-    let lab_options = crate::lab::Options {
-        name: options.name.clone(),
-        llm: Llm::Without,
-        progress,
-        ..crate::lab::Options::default()
-    };
-    let lab = Lab::up(&lab_options)?;
+    let lab = Lab::up(&lab::Options::of(&options.name, &Llm::Without, progress))?;
     lab.host(1 - HOST).kill()?;
     let host = lab.host(HOST);
     host.put(&kernel, "/lab/llm-stubdom")?;

@@ -3,6 +3,7 @@
 use std::env;
 use std::io::{self, BufRead as _, BufReader};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
 
 use super::child::{CompressWith, READY, Report};
@@ -25,7 +26,7 @@ impl Process {
         from: OwnedFd,
         to: OwnedFd,
     ) -> io::Result<Self> {
-        let program = env::current_exe()?.with_file_name("embedded");
+        let program = program()?;
         let mut child = Command::new(&program)
             .args(["stream", end, &pages.to_string(), &buffer.to_string(), compress.name()])
             .stdin(from)
@@ -62,4 +63,14 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What plays the ends: beside this program, or above it if this is a test.
+fn program() -> io::Result<PathBuf> {
+    let mut folder = env::current_exe()?;
+    folder.pop();
+    if folder.ends_with("deps") {
+        folder.pop();
+    }
+    Ok(folder.join("embedded"))
 }

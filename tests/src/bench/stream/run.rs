@@ -51,7 +51,7 @@ pub(super) fn carry(way: Way, input: &Input, buffer: u64, check: bool) -> io::Re
     for end in [OwnedFd::from(source.try_clone()?), into.try_clone()?.into()] {
         fcntl_setpipe_size(&end, PIPE)?;
     }
-    let limits = (input.shape.guest, buffer, CompressWith::None);
+    let limits = (input.guest, buffer, CompressWith::None);
     let mut primary = Process::start(way.ends[0], limits, from.into(), near.into())?;
     let mut backup = Process::start(way.ends[1], limits, far.into(), into.into())?;
     // Open until both have ended: to an end that splices, a pipe that nobody reads is an error even at the end.

@@ -13,6 +13,11 @@ pub(super) struct Row {
     bench: &'static str,
     name: &'static str,
     workload: String,
+    /// Of the stream.
+    epochs: u64,
+    /// Guest pages in the stream, those of its first epoch among them.
+    pages: u64,
+    first_pages: u64,
     /// Guest memory in 10^9 bytes a second, from the first byte in to the last one out.
     gb_per_s: f64,
     /// The same behind the first epoch, which holds every page of the guest; `null` if it was not looked at.
@@ -42,11 +47,14 @@ impl Row {
         for (end, seconds) in ["source", "sink"].into_iter().zip(carried.outside) {
             cpu.insert(end.to_owned(), per_page(seconds));
         }
-        let later = input.page_bytes() - input.shape.guest as u64 * llm_core::page::PAGE as u64;
+        let later = (input.pages - input.first_pages) * llm_core::page::PAGE as u64;
         Self {
             bench: "stream",
             name,
             workload: workload.to_owned(),
+            epochs: input.epochs,
+            pages: input.pages,
+            first_pages: input.first_pages,
             gb_per_s: round(input.page_bytes() as f64 / carried.all / 1e9),
             later_gb_per_s: Some(round(later as f64 / (carried.all - carried.first) / 1e9)),
             ns_per_page: per_page(carried.all),
@@ -61,6 +69,9 @@ impl Row {
             bench: "stream",
             name: "memcpy",
             workload: workload.to_owned(),
+            epochs: input.epochs,
+            pages: input.pages,
+            first_pages: input.first_pages,
             gb_per_s: round(input.page_bytes() as f64 / seconds / 1e9),
             later_gb_per_s: None,
             ns_per_page: round(seconds * 1e9 / input.pages as f64),
@@ -74,7 +85,7 @@ fn round(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }
 
-/// A table of rates; and of ours, where the time goes and how much memory it takes.
+/// Tables: of rates, of memory, and where the processor time goes.
 pub(super) fn print(rows: &[Row]) {
     let unique = |of: fn(&Row) -> &str| {
         let mut seen: Vec<&str> = Vec::new();
@@ -105,7 +116,21 @@ pub(super) fn print(rows: &[Row]) {
             })
         });
     }
-    for name in names.iter().filter(|name| **name != "memcpy") {
+    head("pages (in the first epoch); epochs");
+    line("of the stream", &|w| {
+        let row = rows.iter().find(|r| r.workload == w);
+        row.map_or(String::new(), |r| format!("{} ({}); {}", r.pages, r.first_pages, r.epochs))
+    });
+    let ways = || names.iter().filter(|name| **name != "memcpy");
+    head("most memory of the primary, of the backup, MiB");
+    for name in ways() {
+        line(name, &|w| {
+            let row = find(name, w);
+            let end = |end| row.and_then(|r| r.peak_rss_bytes.get(end)).copied().unwrap_or(0);
+            format!("{}, {}", end("primary") >> 20, end("backup") >> 20)
+        });
+    }
+    for name in ways() {
         head(&format!("{name}: processor time, ns a page"));
         let stages = rows.iter().find(|r| r.name == *name).map(|r| &r.cpu_ns_per_page);
         for stage in stages.into_iter().flat_map(BTreeMap::keys) {
@@ -117,11 +142,5 @@ pub(super) fn print(rows: &[Row]) {
         line("all", &|w| {
             find(name, w).map_or(String::new(), |r| format!("{:.0}", r.cpu_ns_per_page.values().sum::<f64>()))
         });
-        for end in ["primary", "backup"] {
-            line(&format!("most memory of the {end}, MiB"), &|w| {
-                let value = find(name, w).and_then(|r| r.peak_rss_bytes.get(end));
-                value.map_or(String::new(), |bytes| format!("{:.0}", *bytes as f64 / f64::from(1 << 20)))
-            });
-        }
     }
 }
