@@ -5,7 +5,6 @@
 
 #![allow(unsafe_code)]
 
-use core::arch::asm;
 use core::arch::x86_64::*;
 use core::hint::select_unpredictable;
 
@@ -169,7 +168,7 @@ fn few<const DENSE_KIND: bool>(
     if clear {
         page.fill(0);
     }
-    let from = From { literals: at, data: at + LINE * ones(literals), zeros: no_bytes() };
+    let from = From { literals: at, data: at + LINE * ones(literals) };
     change_lines::<DENSE_KIND>(page, record, lines, codes_of_words, literals, from);
     Some(())
 }
@@ -211,7 +210,7 @@ fn many<const DENSE_KIND: bool>(
     let (mut mask_of, mut fill_of) = ([0; LINE], [0; LINE]);
     store(&mut mask_of, masks);
     store(&mut fill_of, _mm512_shuffle_epi8(table(&FILL), codes));
-    let mut from = From { literals: at, data: at + LINE * ones(literals), zeros: no_bytes() };
+    let mut from = From { literals: at, data: at + LINE * ones(literals) };
     let mut word = 0;
     for (masks, fill) in mask_of.as_chunks::<8>().0.iter().zip(fill_of.as_chunks::<8>().0) {
         let masks = u64::from_le_bytes(*masks);
@@ -256,8 +255,6 @@ const fn tables(dense: bool) -> &'static Codes {
 struct From {
     literals: usize,
     data: usize,
-    /// What goes to places that nothing is taken for.
-    zeros: __m512i,
 }
 
 impl From {
@@ -269,7 +266,7 @@ impl From {
         let at = select_unpredictable(literal, self.literals, self.data);
         self.literals += select_unpredictable(literal, len, 0);
         self.data += select_unpredictable(literal, 0, len);
-        expand(self.zeros, record, at, len, take)
+        expand(record, at, len, take)
     }
 }
 
@@ -445,23 +442,16 @@ fn load_at(bytes: &[u8], at: usize) -> __m512i {
     unsafe { _mm512_maskz_loadu_epi8(there, bytes.as_ptr().cast()) }
 }
 
-/// Zeros, of which the compiler does not know: it would zero by mask, which Bochs gets wrong if the mask has all 64 bits.
+/// The `len` bytes from `at` on, as many as bits are set in `take`, in the places of these bits; zeros in the others. A `vpexpandb`
+/// that reads memory would do, but Bochs 2.7 reads by `take` then, not as many bytes as it has bits.
 #[inline]
-#[target_feature(enable = "avx512f")]
-fn no_bytes() -> __m512i {
-    let mut zeros = _mm512_setzero_si512();
-    // SAFETY: no instruction, and `zeros` stays as it is.
-    unsafe { asm!("/* {0} */", inout(zmm_reg) zeros, options(pure, nomem, nostack, preserves_flags)) };
-    zeros
-}
-
-/// The `len` bytes from `at` on, as many as bits are set in `take`, in the places of these bits; `others` in the others.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
-fn expand(others: __m512i, bytes: &[u8], at: usize, len: usize, take: u64) -> __m512i {
-    let Some(bytes) = bytes.get(at..at + len) else { return others };
-    // SAFETY: as many bytes are read as `take` has bits, which are those that `bytes` refers to.
-    unsafe { _mm512_mask_expandloadu_epi8(others, take, bytes.as_ptr().cast()) }
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,bmi2")]
+fn expand(bytes: &[u8], at: usize, len: usize, take: u64) -> __m512i {
+    let Some(bytes) = bytes.get(at..at + len) else { return _mm512_setzero_si512() };
+    let there = _bzhi_u64(!0, low(len));
+    // SAFETY: no byte is read that `there` does not name, and it names those that `bytes` refers to.
+    let packed = unsafe { _mm512_maskz_loadu_epi8(there, bytes.as_ptr().cast()) };
+    _mm512_maskz_expand_epi8(take, packed)
 }
 
 /// Stores the bytes of this mask alone.
