@@ -448,8 +448,9 @@ fn load_at(bytes: &[u8], at: usize) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,bmi2")]
 fn expand(bytes: &[u8], at: usize, len: usize, take: u64) -> __m512i {
     let Some(bytes) = bytes.get(at..at + len) else { return _mm512_setzero_si512() };
-    // SAFETY: `len` bytes are read, which are those that `bytes` refers to.
-    let packed = unsafe { _mm512_maskz_loadu_epi8(_bzhi_u64(!0, low(len)), bytes.as_ptr().cast()) };
+    let there = _bzhi_u64(!0, low(len));
+    // SAFETY: no byte is read that `there` does not name, and it names those that `bytes` refers to.
+    let packed = unsafe { _mm512_maskz_loadu_epi8(there, bytes.as_ptr().cast()) };
     _mm512_maskz_expand_epi8(take, packed)
 }
 
