@@ -6,7 +6,7 @@ use super::{Density, Encoded, Kind, MAX_RECORD, Next, PAGE, Page, ZEROS};
 
 /// Encodes pages one after the other.
 ///
-/// Holds 9 KiB to work in and nothing between two pages: each record depends on its own page only.
+/// Holds 12 KiB to work in and nothing between two pages: each record depends on its own page only.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     features: Features,
