@@ -1,6 +1,7 @@
 //! The `llm` command on a machine that is no Xen host: what it says, and its exit codes.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -38,7 +39,9 @@ fn without_root_that_is_said_first() {
     let mut command = llm();
     if is_root() {
         // Nobody can read a build folder below /root: the program goes along under a name of its own.
-        let copy = std::env::temp_dir().join(format!("llm-cli-{}", std::process::id()));
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("for all");
+        let copy = folder.path().join("llm");
         std::fs::copy(env!("CARGO_BIN_EXE_llm"), &copy).expect("a copy");
         command = Command::new(&copy);
         command.args(["protect", "guest"]).args(TO).uid(65534).gid(65534);
@@ -49,7 +52,6 @@ fn without_root_that_is_said_first() {
                 output => break output,
             }
         };
-        std::fs::remove_file(&copy).expect("the copy");
         end(&output.expect("llm"), 4, &["root"]);
     } else {
         end(&command.args(["protect", "guest"]).args(TO).output().expect("llm"), 4, &["root"]);

@@ -4,7 +4,7 @@
 
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -16,23 +16,7 @@ use llm_core::flow::{
 use llm_core::log::{Carry, Cut, Entry, Flags, LogWriter, MAX_RECORD, Note, RecordKind};
 use llm_core::time::Instant;
 use llm_dom0::keptlog::{Header, Writer};
-
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("llm-log-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).expect("a folder");
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use tempfile::TempDir;
 
 fn address(last: u8) -> [u8; 16] {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, last]
@@ -121,8 +105,8 @@ fn said(output: &Output) -> (Option<i32>, String, String) {
 
 #[test]
 fn inspect_shows_every_record() {
-    let folder = Folder::new("inspect");
-    let log = folder.0.join("log");
+    let folder = TempDir::new().expect("a folder");
+    let log = folder.path().join("log");
     make(&log);
     let (code, text, error) = said(&llm(&["inspect"], &log));
     assert_eq!((code, error.as_str()), (Some(0), ""));
@@ -161,8 +145,8 @@ kept       2024-02-29 23:59:59 UTC
 
 #[test]
 fn inspect_tells_programs_the_same() {
-    let folder = Folder::new("json");
-    let log = folder.0.join("log");
+    let folder = TempDir::new().expect("a folder");
+    let log = folder.path().join("log");
     make(&log);
     let lines = |args: &[&str]| -> Vec<serde_json::Value> {
         let (code, text, error) = said(&llm(args, &log));
@@ -189,8 +173,8 @@ fn inspect_tells_programs_the_same() {
 
 #[test]
 fn what_comes_before_a_damage_is_shown_and_exported() {
-    let folder = Folder::new("damage");
-    let (log, pcap) = (folder.0.join("log"), folder.0.join("pcap"));
+    let folder = TempDir::new().expect("a folder");
+    let (log, pcap) = (folder.path().join("log"), folder.path().join("pcap"));
     make(&log);
     let mut bytes = std::fs::read(&log).expect("the log");
     let cut = bytes.len() - 100;
@@ -208,7 +192,7 @@ fn what_comes_before_a_damage_is_shown_and_exported() {
     let (code, text, error) = said(&llm(&["export", "--pcap", out], &log));
     assert!(code == Some(1) && text.contains("4 packets") && error.contains("Bad record"), "{text}{error}");
 
-    let missing = folder.0.join("missing");
+    let missing = folder.path().join("missing");
     let (code, _, error) = said(&llm(&["inspect"], &missing));
     assert!(code == Some(1) && error.contains("missing"), "{error}");
     let (code, _, error) = said(&llm(&["inspect"], &pcap));
@@ -230,8 +214,8 @@ fn tshark(pcap: &Path, args: &[&str]) -> std::io::Result<String> {
 
 #[test]
 fn wireshark_reads_the_export() {
-    let folder = Folder::new("tshark");
-    let (log, pcap) = (folder.0.join("log"), folder.0.join("out.pcapng"));
+    let folder = TempDir::new().expect("a folder");
+    let (log, pcap) = (folder.path().join("log"), folder.path().join("out.pcapng"));
     make(&log);
     let (code, text, error) = said(&llm(&["export", "--pcap", pcap.to_str().expect("text")], &log));
     assert!(code == Some(0) && text.contains("5 packets; 3 records"), "{text}{error}");

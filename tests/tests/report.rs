@@ -500,7 +500,8 @@ fn the_table_lines_up_and_tells_never_from_unknown() {
 
 #[test]
 fn both_files_are_written_whole_or_the_failure_names_its_path() {
-    let folder = std::env::temp_dir().join(format!("llm-report-{}", std::process::id()));
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
     let report = report(vec![run()]);
     let [json, html] = report.write(&folder.join("deep")).unwrap();
     assert_eq!(std::fs::read_to_string(json).unwrap(), report.json());
@@ -509,5 +510,4 @@ fn both_files_are_written_whole_or_the_failure_names_its_path() {
     std::fs::write(folder.join("file"), "").unwrap();
     let failed = report.write(&folder.join("file")).unwrap_err();
     assert!(failed.to_string().contains("file"), "{failed}");
-    std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -94,10 +94,10 @@ fn a_recorded_stream_is_rebuilt() {
 #[test]
 fn a_compressed_recording_is_replayed() {
     assert!(Path::new(env!("CARGO_BIN_EXE_embedded")).exists());
-    let file = std::env::temp_dir().join(format!("llm-recording-{}.zst", std::process::id()));
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("recording.zst");
     fs::write(&file, zstd::encode_all(&recording()[..], 1).expect("memory")).expect("a file");
     let carried = llm_tests::bench::stream::check(&file);
-    fs::remove_file(&file).expect("the file");
     assert_eq!(carried.expect("carried"), (4, 1081 + 3 * 34));
 }
 
@@ -125,10 +125,9 @@ fn xens_checker_accepts_a_rebuilt_epoch() {
     // CHECKPOINT gives way to the END records of libxc and libxl.
     rebuilt.truncate(end - 8);
     rebuilt.resize(end + 8, 0);
-    let dir = std::env::temp_dir().join(format!("llm-verify-{}", std::process::id()));
-    fs::create_dir_all(&dir).expect("a folder");
+    let dir = tempfile::tempdir().expect("a folder");
     let verify = |name: &str, bytes: &[u8]| {
-        let file = dir.join(name);
+        let file = dir.path().join(name);
         fs::write(&file, bytes).expect("a file");
         let mut command = Command::new("python3");
         command.env("PYTHONPATH", tools.join("lib/python")).arg(&checker).args(["-f", "xl", "-i"]).arg(&file);
@@ -137,7 +136,6 @@ fn xens_checker_accepts_a_rebuilt_epoch() {
     let good = verify("good", &rebuilt);
     rebuilt[end - 8] = 0x7f;
     let bad = verify("bad", &rebuilt);
-    fs::remove_dir_all(&dir).expect("the folder");
     assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
     assert!(!bad.status.success(), "the checker accepts anything");
 }

@@ -1,7 +1,6 @@
 use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
 use llm_core::checksum::digest;
@@ -9,6 +8,7 @@ use llm_core::flow::{FlowKey, NO_VLAN, TCP, UDP, transport_checksum};
 use llm_core::log::{Entry, Flags, HEADER, LogWriter, MAX_PACKET, RecordKind};
 use llm_core::time::Instant;
 use proptest::prelude::*;
+use tempfile::TempDir;
 
 use super::*;
 
@@ -16,29 +16,12 @@ use super::*;
 #[path = "../../../llm-core/src/page/vectors.rs"]
 mod vectors;
 
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("llm-keptlog-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).expect("a folder");
-        Self(path)
-    }
-
-    fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.0).expect("the folder");
-        let mut names: Vec<_> =
-            entries.map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect();
-        names.sort();
-        names
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+fn names(folder: &TempDir) -> Vec<String> {
+    let entries = fs::read_dir(folder.path()).expect("the folder");
+    let mut names: Vec<_> =
+        entries.map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect();
+    names.sort();
+    names
 }
 
 fn header() -> Header {
@@ -151,28 +134,28 @@ fn a_header_that_is_none_is_told_why() {
 
 #[test]
 fn a_file_gets_its_name_when_it_is_whole() {
-    let folder = Folder::new("name");
-    let path = folder.0.join("log");
-    fs::write(folder.0.join("log.new"), "left behind").expect("write");
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("log");
+    fs::write(folder.path().join("log.new"), "left behind").expect("write");
     let mut writer = Writer::create(&path, &header()).expect("create");
-    assert_eq!(folder.names(), ["log.new"]);
+    assert_eq!(names(&folder), ["log.new"]);
     writer.append(&[record(5, 1, b"a"), record(6, 1, b"b")].concat()).expect("append");
     writer.append(&record(9, 2, b"c")).expect("append");
     let len = writer.bytes();
     writer.finish().expect("finish");
-    assert_eq!(folder.names(), ["log"]);
+    assert_eq!(names(&folder), ["log"]);
     let meta = fs::metadata(&path).expect("the file");
     assert_eq!((meta.permissions().mode() & 0o777, meta.len()), (0o600, len));
     assert_eq!(read(fs::File::open(&path).expect("open")), (vec![(5, 0), (6, 0), (9, 2)], None));
 
     drop(Writer::create(&path, &header()).expect("create"));
-    assert_eq!((folder.names(), fs::metadata(&path).expect("the file").len()), (vec!["log".into()], len));
+    assert_eq!((names(&folder), fs::metadata(&path).expect("the file").len()), (vec!["log".into()], len));
 }
 
 #[test]
 fn what_could_not_be_read_is_not_written() {
-    let folder = Folder::new("refused");
-    let path = folder.0.join("log");
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("log");
     let nameless = Header { domain: String::new(), ..header() };
     assert_eq!(Writer::create(&path, &nameless).unwrap_err().kind(), ErrorKind::InvalidInput);
     let mut writer = Writer::create(&path, &header()).expect("create");

@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn granted_taken_back_and_cleared() {
-        let dir = std::env::temp_dir().join(format!("llm-permit-{}", std::process::id()));
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("not made yet");
         let file = dir.join("allow/web1");
         let permit = Permit::grant(&dir, "web1", 4711, false).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "4711 bridged\n");
@@ -143,7 +144,6 @@ mod tests {
         Permit::clear(&dir, "web1").unwrap();
         assert!(!file.exists());
         assert_eq!(Isolated::read(&dir, "web1"), None);
-        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

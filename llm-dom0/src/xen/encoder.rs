@@ -128,7 +128,6 @@ mod tests {
     #[test]
     fn a_domain_that_cannot_be_made_is_an_error_with_the_words_of_xl() {
         let fake = FakeXl::new(
-            "encoder",
             "case $1 in domid) echo 'domain does not exist' >&2; exit 1;; create) cat \"$2\" >$0.log; \
              echo 'not enough memory' >&2; exit 3;; esac",
         );

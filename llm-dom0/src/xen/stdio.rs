@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn pipes_change_hands() {
-        let path = std::env::temp_dir().join(format!("llm-stdio-test-{}", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
         let listener = StdioListener::bind(path.clone()).unwrap();
         assert!(listener.accept(Duration::from_millis(1)).unwrap().is_none());
         let (stdin, mut xl_writes) = io::pipe().unwrap();
@@ -172,7 +173,8 @@ mod tests {
 
     #[test]
     fn a_client_without_pipes_is_refused() {
-        let path = std::env::temp_dir().join(format!("llm-stdio-bad-{}", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
         let listener = StdioListener::bind(path.clone()).unwrap();
         UnixStream::connect(&path).unwrap().write_all(b"hello").unwrap();
         let error = listener.accept(Duration::from_secs(20)).unwrap_err();

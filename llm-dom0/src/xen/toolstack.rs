@@ -332,15 +332,14 @@ mod tests {
             "disks": [ { "pdev_path": "/dev/vg/g", "vdev": "xvda", "readwrite": 1, "format": "raw" } ],
             "on_reboot": "restart" } } ]"#;
 
-    fn xl(name: &str, script: &str) -> (Xl, FakeXl) {
-        let fake = FakeXl::new(name, script);
+    fn xl(script: &str) -> (Xl, FakeXl) {
+        let fake = FakeXl::new(script);
         (Xl::new(fake.program(), Duration::from_secs(30)), fake)
     }
 
     #[test]
     fn reads_a_domain() {
-        let (xl, _fake) =
-            xl("list", &format!("case $1 in domid) echo 3;; *) cat <<'END'\n{LIST}\nEND\nesac"));
+        let (xl, _fake) = xl(&format!("case $1 in domid) echo 3;; *) cat <<'END'\n{LIST}\nEND\nesac"));
         let domain = xl.domain("g").unwrap();
         assert_eq!((domain.domid, domain.config.c_info.name.as_str()), (3, "g"));
         assert_eq!(domain.config.c_info.kind, DomainType::Pvh);
@@ -354,8 +353,7 @@ mod tests {
 
     #[test]
     fn little_of_a_domain_is_needed() {
-        let (xl, _fake) =
-            xl("least", r#"echo '[{"domid":1,"config":{"c_info":{"type":"new","name":"a"}}}]'"#);
+        let (xl, _fake) = xl(r#"echo '[{"domid":1,"config":{"c_info":{"type":"new","name":"a"}}}]'"#);
         // This one answers every command alike, so ask for the list only.
         let json = xl.run(&["list"]).unwrap();
         let domains: Vec<Domain> = serde_json::from_str(&json).unwrap();
@@ -365,11 +363,11 @@ mod tests {
     #[test]
     fn tells_no_domain_from_no_xen() {
         let said = "Can't get domid of domain name 'g', maybe this domain does not exist.";
-        let (none, _fake) = xl("none", &format!("echo \"{said}\" >&2; exit 1"));
+        let (none, _fake) = xl(&format!("echo \"{said}\" >&2; exit 1"));
         assert_eq!(none.domid("g").unwrap(), None);
         assert!(!none.destroy_incoming("g").unwrap());
         assert!(matches!(none.domain("g"), Err(ToolstackError::NoDomain(name)) if name == "g"));
-        let (broken, _fake) = xl("broken", "echo 'cannot init xl context' >&2; exit 1");
+        let (broken, _fake) = xl("echo 'cannot init xl context' >&2; exit 1");
         let error = broken.domid("g").unwrap_err().to_string();
         assert!(error.contains("xl domid g") && error.contains("cannot init xl context"), "{error}");
         assert!(matches!(
@@ -380,8 +378,7 @@ mod tests {
 
     #[test]
     fn passes_arguments_and_does_not_wait_for_ever() {
-        let (xl, fake) =
-            xl("args", "echo \"$@\" >>$0.log; case $1 in domid) echo 9;; pause) exec sleep 1000;; esac");
+        let (xl, fake) = xl("echo \"$@\" >>$0.log; case $1 in domid) echo 9;; pause) exec sleep 1000;; esac");
         assert!(xl.destroy_incoming("g").unwrap());
         xl.rename("g", "h").unwrap();
         xl.unpause("g").unwrap();

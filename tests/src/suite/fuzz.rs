@@ -164,13 +164,12 @@ mod tests {
 
     #[test]
     fn finds_are_kept_by_their_names() {
-        let folder = std::env::temp_dir().join(format!("llm-finds-{}", std::process::id()));
-        let (from, to) = (folder.join("from"), folder.join("to"));
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
         fs::create_dir_all(&from).unwrap();
         fs::write(from.join("crash-1"), b"boom").unwrap();
         let names = keep(&from, &to).unwrap();
         assert_eq!(names, [to.join("crash-1").display().to_string()]);
         assert_eq!(fs::read(to.join("crash-1")).unwrap(), b"boom");
-        fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -13,11 +13,12 @@ use llm_dom0::net::{
 };
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tempfile::TempDir;
 
 const GUEST: &str = "10.77.0.2:80";
 const CLIENT: &str = "10.77.0.3:4000";
@@ -179,10 +180,10 @@ fn ask(mut stream: TcpStream, replies: &AtomicU64, stop: &AtomicBool) {
     }
 }
 
-fn run_dir() -> PathBuf {
-    let dir = std::env::temp_dir().join(format!("llm-handover-{}", std::process::id()));
-    std::fs::create_dir_all(dir.join("allow")).unwrap();
-    std::fs::write(dir.join("allow/.web1.vif"), format!("{VIF} {BRIDGE}\n")).unwrap();
+fn run_dir() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    std::fs::create_dir(dir.path().join("allow")).unwrap();
+    std::fs::write(dir.path().join("allow/.web1.vif"), format!("{VIF} {BRIDGE}\n")).unwrap();
     dir
 }
 
@@ -198,7 +199,7 @@ fn a_connection_goes_on_when_its_domain_is_protected_again_and_taken_over_again(
     });
     let translation = Translation { seq: AHEAD, timestamp: 0 };
     let talk = Talk::start(&lab);
-    let backup = Backup::start(&lab, &run_dir, Carry::new(key(), translation));
+    let backup = Backup::start(&lab, run_dir.path(), Carry::new(key(), translation));
     talk.goes_on("replies after the take-over");
 
     let (translations, written) = (Arc::new(Translations::default()), Written::default());
@@ -224,10 +225,9 @@ fn a_connection_goes_on_when_its_domain_is_protected_again_and_taken_over_again(
     // The next backup has that from the log, and restores a guest that stands where it was.
     let carry = Carry::new(key(), translation);
     joint.stop(false).unwrap();
-    let backup = Backup::start(&lab, &run_dir, carry);
+    let backup = Backup::start(&lab, run_dir.path(), carry);
     talk.goes_on("replies after the second take-over");
     talk.end();
     backup.ending.rejoin();
     assert_eq!(backup.thread.join().unwrap(), None);
-    std::fs::remove_dir_all(run_dir).unwrap();
 }

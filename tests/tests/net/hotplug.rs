@@ -1,25 +1,21 @@
 //! The hotplug script against stand-ins for `ip` and the xenstore tools. Needs no root.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
+use tempfile::TempDir;
 
 /// A directory with tools that note their calls, a store (a file per key), and the run directory.
 struct Stage {
-    dir: PathBuf,
+    dir: TempDir,
 }
 
 impl Stage {
     /// A domain 7 of that name with a vif for a bridge.
     fn new(domain: &str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("llm-vif-{}-{n}", std::process::id()));
-        let stage = Self { dir };
+        let stage = Self { dir: TempDir::new().unwrap() };
         for sub in ["bin", "store", "run/allow"] {
-            fs::create_dir_all(stage.dir.join(sub)).unwrap();
+            fs::create_dir_all(stage.dir.path().join(sub)).unwrap();
         }
         stage.tool("ip", "echo ip \"$@\" >>$STAGE/calls");
         stage.tool("logger", ":");
@@ -34,24 +30,26 @@ impl Stage {
     }
 
     fn tool(&self, name: &str, body: &str) {
-        let path = self.dir.join("bin").join(name);
-        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = self.dir.path().join("bin").join(name);
+        // By a child: one that another test forks would hold our descriptor open for writing,
+        // and such a program does not start.
+        let write = r#"printf '#!/bin/sh\n%s\n' "$1" >"$0" && chmod +x "$0""#;
+        assert!(Command::new("sh").args(["-c", write]).arg(&path).arg(body).status().unwrap().success());
     }
 
     fn put(&self, key: &str, value: &str) {
-        fs::write(self.dir.join("store").join(key.replace('/', "_")), value).unwrap();
+        fs::write(self.dir.path().join("store").join(key.replace('/', "_")), value).unwrap();
     }
 
     fn get(&self, key: &str) -> String {
-        fs::read_to_string(self.dir.join("store").join(key.replace('/', "_")))
+        fs::read_to_string(self.dir.path().join("store").join(key.replace('/', "_")))
             .unwrap_or_default()
             .trim()
             .into()
     }
 
     fn calls(&self) -> String {
-        fs::read_to_string(self.dir.join("calls")).unwrap_or_default()
+        fs::read_to_string(self.dir.path().join("calls")).unwrap_or_default()
     }
 
     fn script() -> PathBuf {
@@ -59,8 +57,11 @@ impl Stage {
     }
 
     fn prepare(&self, command: &mut Command) -> Output {
-        let path = format!("{}:{}", self.dir.join("bin").display(), std::env::var("PATH").unwrap());
-        command.env("STAGE", &self.dir).env("PATH", path).env("LLM_RUN_DIR", self.dir.join("run"));
+        let path = format!("{}:{}", self.dir.path().join("bin").display(), std::env::var("PATH").unwrap());
+        command
+            .env("STAGE", self.dir.path())
+            .env("PATH", path)
+            .env("LLM_RUN_DIR", self.dir.path().join("run"));
         command.env("XENBUS_PATH", "backend/vif/7/0").env("vif", "vif7.0").env_remove("LLM_INCOMING");
         command.output().unwrap()
     }
@@ -89,12 +90,6 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
-    }
-}
-
 #[test]
 fn an_ordinary_domain_is_connected_and_disconnected() {
     let stage = Stage::new("web");
@@ -117,10 +112,10 @@ fn a_received_domain_needs_the_permit_of_its_receiver() {
     assert!(!stage.run(&["online", "type_if=vif"]));
     assert!(stage.refused());
     // One that was left for another process.
-    fs::write(stage.dir.join("run/allow/web"), "1\n").unwrap();
+    fs::write(stage.dir.path().join("run/allow/web"), "1\n").unwrap();
     assert!(!stage.run(&["online", "type_if=vif"]));
     assert!(stage.refused());
-    fs::write(stage.dir.join("run/allow/web"), format!("{}\n", std::process::id())).unwrap();
+    fs::write(stage.dir.path().join("run/allow/web"), format!("{}\n", std::process::id())).unwrap();
     assert!(stage.run(&["online", "type_if=vif"]));
     assert_eq!(stage.get("backend/vif/7/0/hotplug-status"), "connected");
 }

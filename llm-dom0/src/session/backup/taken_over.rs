@@ -79,59 +79,43 @@ impl TakenOver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tempfile::TempDir;
 
     fn insert(register: &TakenOver, session: u64) {
         register.insert(session, "g").expect("a thread").join().expect("written");
     }
 
-    struct Folder(std::path::PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("llm-taken-over-{}-{name}", std::process::id()));
-            let _ = fs::remove_dir_all(&path);
-            Self(path)
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
     #[test]
     fn a_later_service_knows_what_an_earlier_one_took_over() {
-        let folder = Folder::new("later");
-        let first = TakenOver::open(&folder.0).expect("open");
+        let parent = TempDir::new().expect("a folder");
+        let folder = parent.path().join("not made yet");
+        let first = TakenOver::open(&folder).expect("open");
         assert!(!first.contains(7));
         insert(&first, 7);
         insert(&first, u64::MAX);
         drop(first);
-        let second = TakenOver::open(&folder.0).expect("open");
+        let second = TakenOver::open(&folder).expect("open");
         assert!(second.contains(7) && second.contains(u64::MAX) && !second.contains(8));
         insert(&second, 8);
-        assert!(TakenOver::open(&folder.0).expect("open").contains(8));
+        assert!(TakenOver::open(&folder).expect("open").contains(8));
     }
 
     #[test]
     fn damage_costs_the_damaged_line_only() {
-        let folder = Folder::new("damage");
-        fs::create_dir_all(&folder.0).expect("folder");
-        fs::write(folder.0.join(FILE), "0000000000000005\nnot a session 16\n00000").expect("write");
-        let register = TakenOver::open(&folder.0).expect("open");
+        let folder = TempDir::new().expect("a folder");
+        fs::write(folder.path().join(FILE), "0000000000000005\nnot a session 16\n00000").expect("write");
+        let register = TakenOver::open(folder.path()).expect("open");
         assert!(register.contains(5) && !register.contains(0));
         insert(&register, 6);
-        assert!(TakenOver::open(&folder.0).expect("open").contains(6), "not glued to the damaged line");
+        assert!(TakenOver::open(folder.path()).expect("open").contains(6), "not glued to the damaged line");
     }
 
     #[test]
     fn the_oldest_go_when_there_are_too_many() {
-        let folder = Folder::new("many");
-        fs::create_dir_all(&folder.0).expect("folder");
+        let folder = TempDir::new().expect("a folder");
         let text: String = (0..KEPT as u64 + 2).map(|session| format!("{session:016x}\n")).collect();
-        fs::write(folder.0.join(FILE), text).expect("write");
-        let register = TakenOver::open(&folder.0).expect("open");
+        fs::write(folder.path().join(FILE), text).expect("write");
+        let register = TakenOver::open(folder.path()).expect("open");
         assert!(!register.contains(1) && register.contains(2));
     }
 }

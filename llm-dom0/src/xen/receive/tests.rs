@@ -25,7 +25,7 @@ fn until(what: &str, done: impl Fn() -> bool) {
 
 #[test]
 fn takes_over_by_a_record() {
-    let xl = FakeXl::new("over", RECEIVER);
+    let xl = FakeXl::new(RECEIVER);
     let mut receiver = Receiver::start(xl.program(), WAIT).unwrap();
     receiver.write_all(b"one whole epoch.").unwrap();
     receiver.take_over(WAIT).unwrap();
@@ -35,7 +35,7 @@ fn takes_over_by_a_record() {
 
 #[test]
 fn a_dropped_receiver_is_no_order() {
-    let xl = FakeXl::new("drop", RECEIVER);
+    let xl = FakeXl::new(RECEIVER);
     let mut receiver = Receiver::start(xl.program(), WAIT).unwrap();
     receiver.write_all(b"one whole epoch.").unwrap();
     until("the helper", || !xl.side("helper").is_empty());
@@ -47,7 +47,7 @@ fn a_dropped_receiver_is_no_order() {
 /// Our own death at any moment must not look like the end of the stream either.
 #[test]
 fn our_death_is_no_order() {
-    let xl = FakeXl::new("death", RECEIVER);
+    let xl = FakeXl::new(RECEIVER);
     let status = Command::new(std::env::current_exe().unwrap())
         .env("LLM_TEST_XL", xl.program())
         .args(["--ignored", "--exact", "xen::receive::tests::victim"])
@@ -81,23 +81,22 @@ fn victim() {
 
 #[test]
 fn failures_are_told_with_its_words() {
-    let xl = FakeXl::new("fails", "echo 'no memory for the domain' >&2; exit 1");
+    let xl = FakeXl::new("echo 'no memory for the domain' >&2; exit 1");
     let error = Receiver::start(xl.program(), WAIT).unwrap_err().to_string();
     assert!(error.contains("exit status: 1") && error.contains("no memory"), "{error}");
 
-    let xl = FakeXl::new("silent", "sleep 1000");
+    let xl = FakeXl::new("sleep 1000");
     let error = Receiver::start(xl.program(), Duration::from_millis(50)).unwrap_err();
     assert!(matches!(error, ReceiveError::NotReady { .. }));
     assert!(xl.gone());
 
-    let xl = FakeXl::new("late", &format!("{RECEIVER}\nsleep 1; exit 9"));
+    let xl = FakeXl::new(&format!("{RECEIVER}\nsleep 1; exit 9"));
     let mut receiver = Receiver::start(xl.program(), WAIT).unwrap();
     receiver.write_all(b"one whole epoch.").unwrap();
     let error = receiver.take_over(WAIT).unwrap_err().to_string();
     assert!(error.contains("exit status: 9") && error.contains("Remus Failover"), "{error}");
 
-    let xl =
-        FakeXl::new("killed", "printf 'xl migration receiver ready, send binary domain data.\n'; sleep 1000");
+    let xl = FakeXl::new("printf 'xl migration receiver ready, send binary domain data.\n'; sleep 1000");
     let mut receiver = Receiver::start(xl.program(), WAIT).unwrap();
     let killer = receiver.killer();
     std::thread::scope(|scope| {

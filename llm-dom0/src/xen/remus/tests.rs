@@ -50,7 +50,7 @@ exit 7
 
 #[test]
 fn starts_is_paced_and_ends_with_its_stream() {
-    let fake = FakeXl::new("paced", SENDER);
+    let fake = FakeXl::new(SENDER);
     let (remus, stream) = Remus::start(&config(&fake)).unwrap();
     let mut stream = File::from(stream);
     let mut tick = [0; 4];
@@ -86,7 +86,7 @@ fn starts_is_paced_and_ends_with_its_stream() {
 
 #[test]
 fn a_late_stop_is_in_doubt() {
-    let fake = FakeXl::new("late", SENDER);
+    let fake = FakeXl::new(SENDER);
     let config = RemusConfig { interval: Duration::from_millis(40), ..config(&fake) };
     let (remus, stream) = Remus::start(&config).unwrap();
     let long_ago = Instant::now();
@@ -109,11 +109,11 @@ fn a_late_stop_is_in_doubt() {
 
 #[test]
 fn its_complaint_is_passed_on() {
-    let fake = FakeXl::new("fails", "echo 'libxl: error: no such domain' >&2; exit 4");
+    let fake = FakeXl::new("echo 'libxl: error: no such domain' >&2; exit 4");
     let error = Remus::start(&config(&fake)).unwrap_err().to_string();
     assert!(error.contains("exit status: 4") && error.contains("no such domain"), "{error}");
 
-    let fake = FakeXl::new("hangs", "sleep 1000");
+    let fake = FakeXl::new("sleep 1000");
     let config = RemusConfig { start_timeout: Duration::from_millis(50), ..config(&fake) };
     assert!(matches!(Remus::start(&config), Err(RemusError::Slow { .. })));
     let missing = RemusConfig { xl: fake.dir().join("missing"), ..config };
