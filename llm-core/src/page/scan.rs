@@ -82,7 +82,7 @@ pub(super) fn collect<const DENSE: bool>(
         #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
         Width::Avx2(avx2) => avx2.collect::<DENSE>(old, new, next, sections),
         #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-        Width::Avx512(avx512) => avx512.collect::<DENSE>(old, new, sections),
+        Width::Avx512(avx512) => avx512.collect::<DENSE>(old, new, next, sections),
     }
 }
 

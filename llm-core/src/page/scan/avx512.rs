@@ -7,11 +7,12 @@
 
 use core::arch::asm;
 use core::arch::x86_64::*;
+use core::ops::Range;
 
 use super::super::sections::{Filled, Sections};
 use super::super::table::{ESCAPE, LINE_CODES, LINE_LITERAL, LINE_ZERO};
 use super::super::{Kind, LINE, LINES, MAX_RECORD, Next, Page, WORDS};
-use super::avx2::{LITERAL, prefetch};
+use super::avx2::LITERAL;
 use super::nibbles::{Choices, Nibbles, choices};
 use super::seen::{REFERRED, Seen};
 use super::{Features, Width};
@@ -37,10 +38,11 @@ impl Avx512 {
         self,
         old: &Page,
         new: &Page,
+        next: Option<Next<'_>>,
         sections: &mut Sections,
     ) -> Filled {
         // SAFETY: whoever made `self` has promised that the processor has the features of `collect`.
-        unsafe { collect::<DENSE>(old, new, sections) }
+        unsafe { collect::<DENSE>(old, new, next, sections) }
     }
 
     /// As [`Sections::finish`], of what [`Self::collect`] left.
@@ -89,10 +91,10 @@ impl Wide {
         literal: 0,
     };
 
-    /// Looks at all lines, and returns those that changed.
+    /// Looks at all lines, and returns those that changed. Meanwhile asks for half of what is `ahead`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn look(&mut self, old: &Page, new: &Page) -> u64 {
+    fn look(&mut self, old: &Page, new: &Page, ahead: Option<Ahead<'_>>) -> u64 {
         let (old, lines) = (old.as_chunks::<LINE>().0, new.as_chunks::<LINE>().0);
         // Before the first line there is zero.
         let (mut line, mut previous) = (0, zero());
@@ -102,6 +104,9 @@ impl Wide {
             self.set[line] = _mm512_test_epi8_mask(now, now);
             self.repeats[line] = _mm512_cmpeq_epi64_mask(_mm512_alignr_epi64::<7>(now, previous), now);
             previous = now;
+            if line % 2 == 0 {
+                ask_for(ahead, line / 2..line / 2 + 1);
+            }
             line += 1;
             // Unrolled, this is slower: a processor foresees which memory an instruction asks for next.
             // SAFETY: no instruction, and `line` stays as it is.
@@ -116,10 +121,46 @@ impl Wide {
     }
 }
 
+/// The two pages of the next pair, unless it lies behind this one: those a processor foresees by itself.
+#[derive(Clone, Copy)]
+struct Ahead<'a>([&'a Page; 2]);
+
+impl<'a> Ahead<'a> {
+    #[inline]
+    fn of(new: &Page, next: Option<Next<'a>>) -> Option<Self> {
+        let next = next?;
+        let follows = core::ptr::eq(next.new, new.as_ptr().wrapping_add(new.len()).cast());
+        (!follows).then_some(Self([next.old.unwrap_or(next.new), next.new]))
+    }
+}
+
+/// Asks for these lines of both pages.
+///
+/// Half of them while this pair is looked at and a quarter at two places behind that: more at once, and a processor has
+/// no room to wait for them. Into the second cache: in the first they would take the place of what is worked on.
+#[inline(always)]
+fn ask_for(ahead: Option<Ahead<'_>>, lines: Range<usize>) {
+    let Some(Ahead(pages)) = ahead else { return };
+    let [old, new] = pages.map(|page| page.as_chunks::<LINE>().0);
+    for (old, new) in old[lines.clone()].iter().zip(&new[lines]) {
+        for line in [old, new] {
+            // SAFETY: the target has SSE2, and so this instruction. It changes nothing and may name any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        }
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
-fn collect<const DENSE: bool>(old: &Page, new: &Page, sections: &mut Sections) -> Filled {
+fn collect<const DENSE: bool>(
+    old: &Page,
+    new: &Page,
+    next: Option<Next<'_>>,
+    sections: &mut Sections,
+) -> Filled {
     let Sections { wide, line_codes, word_masks, word_codes, .. } = sections;
-    let lines = wide.look(old, new);
+    let ahead = Ahead::of(new, next);
+    let lines = wide.look(old, new, ahead);
+    ask_for(ahead, LINES / 2..LINES * 3 / 4);
     let mut filled = Filled { lines, line_codes: lines.count_ones() as usize, ..Filled::default() };
     let mut seen = Seen::new();
     let (mut literals, mut zeros, mut bytes) = (0, 0, zero());
@@ -181,7 +222,7 @@ fn finish(
     out: &mut [u8; MAX_RECORD],
 ) -> Option<usize> {
     let Sections { wide, line_codes, word_masks, word_codes, literals: spare, .. } = sections;
-    prefetch(next);
+    ask_for(Ahead::of(new, next), LINES * 3 / 4..LINES);
     let lines = _mm512_zextsi128_si512(_mm_cvtsi64_si128(filled.lines.cast_signed()));
     let groups = groups(filled.lines);
     let line_masks = _mm512_maskz_compress_epi8(groups, lines);
