@@ -116,7 +116,7 @@ pub enum Density {
     Dense,
 }
 
-/// The pair that will be encoded next.
+/// The pair that will be encoded next: worth telling where pages have gaps between them.
 #[derive(Clone, Copy, Debug)]
 pub struct Next<'a> {
     /// The old copy, if there is one.
