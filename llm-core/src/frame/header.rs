@@ -80,6 +80,19 @@ impl Header {
 /// The payload must not exceed [`MAX_PAYLOAD`](super::MAX_PAYLOAD).
 #[must_use]
 pub fn encode_header(kind: Kind, flags: u16, seq: u64, payload: &[u8]) -> [u8; HEADER] {
+    encode_header_with(digest, kind, flags, seq, payload)
+}
+
+/// As [`encode_header`], with the payload's checksum by `digest`: the values of
+/// [`checksum::digest`](crate::checksum::digest), made by what this processor does best.
+#[must_use]
+pub fn encode_header_with(
+    digest: fn(&[u8]) -> u64,
+    kind: Kind,
+    flags: u16,
+    seq: u64,
+    payload: &[u8],
+) -> [u8; HEADER] {
     debug_assert!(payload.len() <= super::MAX_PAYLOAD);
     // A payload beyond the field's range is beyond every reader's limit too.
     let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);

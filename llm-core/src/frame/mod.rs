@@ -35,7 +35,7 @@ mod tests;
 
 pub use compressed::{BATCH_LEN, BATCHES_MAX, CONTENT_MAX, CompressedHead, HeadError, Method};
 pub use error::{FrameError, FrameReason, TooSmall};
-pub use header::{Header, encode_header};
+pub use header::{Header, encode_header, encode_header_with};
 pub use parser::{Frame, Parser};
 
 use embedded_io::Write;

@@ -41,6 +41,7 @@ pub struct Parser<B> {
     skipped: u64,
     /// Payloads in a row whose checksum was wrong.
     bad_payloads: u32,
+    digest: fn(&[u8]) -> u64,
 }
 
 /// So many bad payloads in a row are searched for frames inside; the ones after
@@ -84,7 +85,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Parser<B> {
             lost: false,
             skipped: 0,
             bad_payloads: 0,
+            digest,
         })
+    }
+
+    /// Payloads are checked by `digest` from here on: the values of
+    /// [`checksum::digest`](crate::checksum::digest), made by what this processor does best.
+    #[must_use]
+    pub fn checked_by(self, digest: fn(&[u8]) -> u64) -> Self {
+        Self { digest, ..self }
     }
 
     /// Most bytes of a payload that this parser takes.
@@ -200,7 +209,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Parser<B> {
         let Some(payload) = rest.get(..len) else {
             return Front::Incomplete;
         };
-        if digest(payload) != header.payload_digest {
+        if (self.digest)(payload) != header.payload_digest {
             let reason = FrameReason::PayloadChecksum { kind: header.kind.0, seq: header.seq };
             self.bad_payloads = self.bad_payloads.saturating_add(1);
             let searched = self.bad_payloads <= SEARCHED_PAYLOADS;

@@ -262,3 +262,20 @@ proptest! {
         prop_assert_eq!(strip(a), strip(b));
     }
 }
+
+#[test]
+fn payloads_are_checked_by_what_the_caller_gives() {
+    let other = |payload: &[u8]| digest(payload).reverse_bits();
+    let header = encode_header_with(other, Kind::MESSAGE, 0, 7, b"abc");
+    assert_eq!(header[16..24], other(b"abc").to_le_bytes());
+    let stream = [&header[..], b"abc"].concat();
+    let next = |mut parser: Parser<[u8; 128]>| {
+        parser.push(&mut &stream[..]);
+        parser.next_frame().map(|frame| frame.map(|frame| frame.payload.to_vec()))
+    };
+    let parser = || Parser::new([0; 128], 16).unwrap();
+    assert_eq!(next(parser().checked_by(other)), Ok(Some(b"abc".to_vec())));
+    assert!(
+        matches!(next(parser()), Err(e) if matches!(e.reason, FrameReason::PayloadChecksum { seq: 7, .. }))
+    );
+}

@@ -1,10 +1,10 @@
 //! Primary side: the checkpoint stream into batches of page diffs.
 
-use super::digest::Digest;
 use super::local::{Local, LocalRun};
 use super::offload::{Offload, OffloadError, Piece};
 use super::shadow::Shadow;
 use super::stream::{Item, Mark, MarkKind, Parser, StreamError};
+use crate::digest::Digest;
 use llm_core::page::{Kind, Page};
 use std::sync::Arc;
 

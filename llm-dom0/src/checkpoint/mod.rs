@@ -5,7 +5,6 @@
 //! | [`stream`] | parser of what the toolstack writes |
 //! | [`shadow`] | the last known copy of each page, alike on both sides |
 //! | `slab` | ... and its memory |
-//! | `digest` | the check of an epoch's bytes |
 //! | [`encode`] | primary: the stream into batches of page diffs |
 //! | `local` | ... in this process |
 //! | [`offload`] | ... by somebody else, who may fail |
@@ -14,7 +13,6 @@
 //! | [`rebuild`] | backup: the batches into the same stream |
 //! | [`tap`] | the pipe, and how many bytes the toolstack has written |
 //! | [`width`] | what the processor can do for the page codec |
-mod digest;
 pub mod encode;
 pub mod held;
 mod local;

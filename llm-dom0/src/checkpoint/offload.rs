@@ -4,7 +4,7 @@
 //! stream goes on here when the other side fails.
 
 use super::held::Held;
-use llm_core::checksum::digest;
+use crate::digest::digest;
 use llm_core::frame::{HEADER, Header, Kind};
 use llm_core::page::{PAGE, Page};
 use llm_core::service::{ANSWER_HEAD, Answer, Begin, FRAME_HEAD, MAX_ANSWER, MAX_BATCH, Request};

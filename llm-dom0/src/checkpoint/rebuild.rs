@@ -1,9 +1,9 @@
 //! Backup side: the batches of page diffs into the stream that they were made from.
 
-use super::digest::Digest;
 use super::shadow::Shadow;
 use super::stream::{Item, Parser, StreamError};
 use super::width::features;
+use crate::digest::Digest;
 use llm_core::page::batch::{BatchError, BatchReader, Op};
 use llm_core::page::{Features, PAGE, Page, PageError, ask_ahead, decode_with};
 

@@ -6,14 +6,15 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use llm_core::frame::{self, FrameError, Kind, Parser};
+use llm_core::frame::{self, FrameError, HEADER, Kind, Parser};
 
 use super::outbox::{Outbox, Outgoing};
+use crate::digest::digest;
 
 /// How long a dial may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Room for one frame of the largest size the link carries, and a little of the next.
-const READ_BUFFER: usize = frame::HEADER + MAX_PAYLOAD + 64 * 1024;
+const READ_BUFFER: usize = HEADER + MAX_PAYLOAD + 64 * 1024;
 /// Largest payload accepted on the link, in bytes.
 pub const MAX_PAYLOAD: usize = 512 * 1024;
 
@@ -99,15 +100,19 @@ fn write_loop(mut stream: &TcpStream, outbox: &Outbox, generation: u64) -> io::R
         match out {
             Outgoing::Rest(rest) => stream.write_all(&rest)?,
             Outgoing::Message(seq, payload) => {
-                write_frame(stream, &frame::encode_header(Kind::MESSAGE, 0, seq, &payload), &payload)?;
+                write_frame(stream, &header(Kind::MESSAGE, seq, &payload), &payload)?;
             }
             Outgoing::Data(data) => {
-                let header = frame::encode_header(data.kind, 0, data.seq, &data.payload);
+                let header = header(data.kind, data.seq, &data.payload);
                 write_frame(stream, &header, &data.payload)?;
             }
         }
     }
     stream.shutdown(std::net::Shutdown::Write)
+}
+
+fn header(kind: Kind, seq: u64, payload: &[u8]) -> [u8; HEADER] {
+    frame::encode_header_with(digest, kind, 0, seq, payload)
 }
 
 /// Writes both with one system call where that is possible, so that a small frame is one segment.
@@ -150,7 +155,8 @@ pub fn read_loop(
 ) -> Result<(), LinkError> {
     // The buffer is larger than a header and a payload, which is all that can be wrong with it.
     let mut parser = Parser::new(vec![0u8; READ_BUFFER], MAX_PAYLOAD)
-        .map_err(|e| LinkError::Io { peer, source: io::Error::other(e.to_string()) })?;
+        .map_err(|e| LinkError::Io { peer, source: io::Error::other(e.to_string()) })?
+        .checked_by(digest);
     loop {
         loop {
             match parser.next_frame() {

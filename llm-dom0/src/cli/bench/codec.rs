@@ -3,11 +3,11 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use llm_core::checksum::digest;
 use llm_core::page::{self, Density, Encoder, Features, MAX_RECORD, PAGE, Page};
 use serde::Serialize;
 
 use crate::checkpoint::width;
+use crate::digest::digest;
 
 /// Times that each measure is taken; the best counts.
 const ROUNDS: usize = 5;

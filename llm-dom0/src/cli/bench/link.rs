@@ -6,9 +6,10 @@ use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use llm_core::frame::{FrameError, HEADER, Kind, Parser, encode_header};
+use llm_core::frame::{FrameError, HEADER, Kind, Parser, encode_header_with};
 use serde::Serialize;
 
+use crate::digest::digest;
 use crate::link::{LinkError, dial, tune};
 use crate::session::Samples;
 
@@ -78,13 +79,13 @@ impl<'a> Line<'a> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let parser = Parser::new(vec![0; 2 * (HEADER + BULK_LEN)], BULK_LEN).map_err(io::Error::other)?;
-        Ok(Self { stream, parser })
+        Ok(Self { stream, parser: parser.checked_by(digest) })
     }
 
     fn send(&self, kind: Kind, payload: &[u8]) -> io::Result<()> {
         // One write, so that what is small is one segment.
         let mut stream = self.stream;
-        stream.write_all(&[&encode_header(kind, 0, 0, payload)[..], payload].concat())
+        stream.write_all(&[&encode_header_with(digest, kind, 0, 0, payload)[..], payload].concat())
     }
 
     /// The next frame for `look`; `None` at the end of the connection.
@@ -206,7 +207,7 @@ mod tests {
         let (listener, address) = listen();
         let server = std::thread::spawn(move || serve(&listener.accept().expect("a client").0));
         let mut stream = dial(&address).expect("it listens");
-        stream.write_all(&encode_header(Kind::MESSAGE, 0, 0, &[])).expect("room");
+        stream.write_all(&encode_header_with(digest, Kind::MESSAGE, 0, 0, &[])).expect("room");
         assert!(matches!(server.join().expect("no panic"), Err(LinkBenchError::Answer)));
         let nobody = measure("127.0.0.1:1", Duration::ZERO).expect_err("nobody listens there");
         assert!(nobody.to_string().contains("llm bench --listen"), "{nobody}");

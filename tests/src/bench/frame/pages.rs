@@ -3,10 +3,10 @@
 use std::hint::black_box;
 use std::rc::Rc;
 
-use llm_core::checksum::digest;
-use llm_core::frame::{HEADER, Header, Kind, Parser, encode_header};
+use llm_core::frame::{HEADER, Header, Kind, Parser, encode_header, encode_header_with};
 use llm_core::page::{Density, Encoder, MAX_RECORD, PAGE, Page};
 use llm_dom0::checkpoint::width;
+use llm_dom0::digest::digest;
 
 use super::clock::{Subject, subject};
 
@@ -30,7 +30,7 @@ impl Frames {
         let pages: Vec<[Page; 2]> = pairs.iter().cycle().take(frames).copied().collect();
         let mut stream = Vec::with_capacity(frames * FRAME);
         for (seq, [_, page]) in pages.iter().enumerate() {
-            stream.extend(encode_header(Kind::BATCH, 0, seq as u64, page));
+            stream.extend(encode_header_with(digest, Kind::BATCH, 0, seq as u64, page));
             stream.extend(page);
         }
         Self { stream: stream.into(), pages: pages.into(), frames }
@@ -70,6 +70,9 @@ impl Frames {
                 })
             }),
             subject("llm: header and checksum made", {
+                self.each(|_, page| black_box(encode_header_with(digest, Kind::BATCH, 0, 7, page)).len())
+            }),
+            subject("llm: header and checksum made, portable", {
                 self.each(|_, page| black_box(encode_header(Kind::BATCH, 0, 7, page)).len())
             }),
             subject(
@@ -107,7 +110,7 @@ impl Frames {
     /// The parser as a connection's reader uses it: a socket's copy, here by `push`, and then frames.
     fn parser(&self) -> impl FnMut(usize) -> usize + use<> {
         let (stream, count) = (Rc::clone(&self.stream), self.frames);
-        let mut parser = Parser::new(vec![0; 128 << 10], PAGE).expect("large enough");
+        let mut parser = Parser::new(vec![0; 128 << 10], PAGE).expect("large enough").checked_by(digest);
         move |piece| {
             // Whole pieces, wherever they begin.
             let mut bytes = 0;

@@ -1,24 +1,30 @@
-//! The digest of an epoch's bytes, as quick as this processor can make it.
+//! Digests of frames and of an epoch's bytes, as quick as this processor can make them.
 
 use std::fmt;
 use std::hash::Hasher as _;
 
+use twox_hash::XxHash3_64;
 use twox_hash::xxhash3_64::Hasher;
 
-/// XXH3-64 of bytes that arrive in pieces: that of `llm_core::checksum`, which is portable, but with AVX2 where there is that.
-/// Either end goes over all of a stream with it.
-pub(super) struct Digest(Hasher);
+/// The value of [`llm_core::checksum::digest`], which is portable, but with AVX2 where there is that.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot(bytes)
+}
+
+/// [`digest`] of bytes that arrive in pieces. Either end goes over all of a stream with it.
+pub(crate) struct Digest(Hasher);
 
 impl Digest {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Hasher::new())
     }
 
-    pub(super) fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.0.write(bytes);
     }
 
-    pub(super) fn value(&self) -> u64 {
+    pub(crate) fn value(&self) -> u64 {
         self.0.finish()
     }
 }
@@ -48,6 +54,7 @@ mod tests {
                 bytes[..len].chunks(piece).for_each(|piece| digest.update(piece));
                 assert_eq!(digest.value(), llm_core::checksum::digest(&bytes[..len]), "{len} by {piece}");
             }
+            assert_eq!(digest(&bytes[..len]), llm_core::checksum::digest(&bytes[..len]), "{len}");
         }
     }
 }
