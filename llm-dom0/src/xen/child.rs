@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 const TAIL_LINES: usize = 30;
 /// Longest line kept, bytes.
 const LINE_MAX: u64 = 2048;
+/// How long the last messages of a child that has failed are waited for. They end with it,
+/// unless it leaves a child of its own behind.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A running or ended child. Clones are handles of the same child.
 #[derive(Clone)]
@@ -29,7 +32,16 @@ struct Shared {
     /// `None` knows that the pid is still the child's.
     exit: Mutex<Option<ExitStatus>>,
     ended: Condvar,
-    tail: Mutex<VecDeque<String>>,
+    tail: Mutex<Tail>,
+    all_said: Condvar,
+}
+
+/// The last lines that the child wrote to stderr.
+#[derive(Default)]
+struct Tail {
+    lines: VecDeque<String>,
+    /// Nothing more will come.
+    complete: bool,
 }
 
 /// A child that has just been started.
@@ -133,12 +145,31 @@ impl Child {
 
     /// The last lines that the child wrote to stderr.
     pub(crate) fn tail(&self) -> String {
-        let tail = self.shared.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+        self.shared.tail().text()
+    }
+
+    /// As [`Self::tail`], of a child that has failed: another thread collects what it said, and
+    /// may still be at it.
+    pub(crate) fn last_words(&self) -> String {
+        let more = |tail: &mut Tail| !tail.complete;
+        let waited = self.shared.all_said.wait_timeout_while(self.shared.tail(), LAST_WORDS_TIMEOUT, more);
+        waited.unwrap_or_else(PoisonError::into_inner).0.text()
     }
 
     fn exit(&self) -> MutexGuard<'_, Option<ExitStatus>> {
         self.shared.exit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tail {
+    fn text(&self) -> String {
+        self.lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -186,12 +217,14 @@ fn keep_messages(name: &'static str, stderr: ChildStderr, shared: &Shared) {
             continue;
         }
         tracing::debug!(target: "toolstack", "{name}: {text}");
-        let mut tail = shared.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        if tail.len() == TAIL_LINES {
-            tail.pop_front();
+        let Tail { lines, .. } = &mut *shared.tail();
+        if lines.len() == TAIL_LINES {
+            lines.pop_front();
         }
-        tail.push_back(text);
+        lines.push_back(text);
     }
+    shared.tail().complete = true;
+    shared.all_said.notify_all();
 }
 
 #[cfg(test)]
@@ -212,11 +245,7 @@ mod tests {
         let status = started.child.wait(Duration::from_secs(20)).unwrap();
         assert_eq!(status.code(), Some(3));
         assert!(!started.child.signal(Signal::TERM));
-        let until = Instant::now() + Duration::from_secs(20);
-        while !started.child.tail().ends_with("line 39") && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let tail = started.child.tail();
+        let tail = started.child.last_words();
         assert!(tail.starts_with("line 10\n") && tail.ends_with("\nline 39"), "{tail}");
     }
 

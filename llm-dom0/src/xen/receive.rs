@@ -15,8 +15,6 @@ use std::time::{Duration, Instant};
 const LIBXC_END: [u8; 8] = [0; 8];
 /// Size asked of the kernel for the pipe to `xl`, bytes: the usual limit of `pipe-max-size`.
 const PIPE_SIZE: usize = 1 << 20;
-/// How long the last words of a failed `xl` are waited for.
-const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What went wrong with `xl migrate-receive`.
 #[derive(Debug, thiserror::Error)]
@@ -127,13 +125,10 @@ impl Receiver {
         self.child.ended()
     }
 
-    /// The last messages of an `xl` that has failed: another thread collects them, and may still be at it.
-    fn last_words(&self) -> String {
-        let until = Instant::now() + LAST_WORDS_TIMEOUT;
-        while self.said().is_empty() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        self.said()
+    /// The last messages of an `xl` that has failed, all of them: waits for up to a second.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        self.child.last_words()
     }
 
     /// The last messages of `xl`.

@@ -216,9 +216,7 @@ fn accept(listener: &StdioListener, child: &Child, timeout: Duration) -> Result<
             return Ok(pipes);
         }
         if let Some(status) = child.ended() {
-            // Its last words may still be on their way.
-            std::thread::sleep(Duration::from_millis(50));
-            return Err(RemusError::Ended { status, said: child.tail() });
+            return Err(RemusError::Ended { status, said: child.last_words() });
         }
         if Instant::now() >= until {
             return Err(RemusError::Slow { waited: timeout, said: child.tail() });

@@ -36,10 +36,11 @@ impl FakeXl {
         fs::read_to_string(self.dir().join(format!("xl.{suffix}"))).unwrap_or_default()
     }
 
-    /// Whether the script has ended, or is dead and not reaped yet.
+    /// Whether the script has ended, or is dead and not reaped yet; or was before it could note its pid.
     pub(super) fn gone(&self) -> bool {
-        let line = fs::read(format!("/proc/{}/cmdline", self.side("pid").trim()));
-        line.map_or(true, |line| line.is_empty())
+        let pid = self.side("pid");
+        let line = fs::read(format!("/proc/{}/cmdline", pid.trim()));
+        pid.is_empty() || line.map_or(true, |line| line.is_empty())
     }
 }
 

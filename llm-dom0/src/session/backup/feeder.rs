@@ -145,9 +145,7 @@ impl Feeder {
                     return Ok(Fed::Aborted);
                 }
                 tracing::debug!(%error, "writing to xl failed");
-                // Its last words are on their way.
-                std::thread::sleep(Duration::from_millis(100));
-                return Err(FeedError::Ended { said: receiver.said() });
+                return Err(FeedError::Ended { said: receiver.last_words() });
             }
             self.queue.give_back(chunk);
             fed();
